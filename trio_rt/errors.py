@@ -1,0 +1,254 @@
+"""Every exception that trio_rt raises, split by whose doing it is.
+
+    TrioRtError
+    ├── UsageError                 mend the calling code; nothing was sent
+    │   ├── OptionError            an option or argument that cannot be
+    │   └── PayloadError           a payload that cannot be encoded, or is too large
+    ├── LinkError                  one link failed: the connection redials by itself
+    │   ├── DialError              no TCP, TLS or proxy path to the server
+    │   ├── HandshakeError         the server answered, but not with a WebSocket
+    │   ├── LinkClosed             the link was closed, cleanly or not
+    │   ├── LinkDead               nothing was heard for too long
+    │   └── HookError              the program's own `credentials` or `greet` failed
+    ├── ConnectionFailed           give up: leaves `connect()`, its cause chained
+    │   ├── CredentialsRefused     the server will not have these credentials
+    │   ├── ServerRefused          the server, or its certificate, will never do
+    │   ├── ProtocolBroken         the peer, or something between, breaks the protocol
+    │   ├── HookFailed             a bug in `credentials` or `greet`
+    │   └── AttemptsExhausted      `max_attempts` or `give_up_after_s` is used up
+    ├── DecodeError                what the peer sent is no message (see `malformed()`)
+    ├── Undelivered                a send that came to nothing; has the outcome
+    ├── NoSession                  asks for what only a session can give
+    ├── StreamOverflow             a stream opened with `on_full="fail"` was full
+    └── Refuse                     raised *by* an accept hook, to refuse a handshake
+
+Closed, busy and full things raise trio's own `ClosedResourceError`,
+`BusyResourceError` and `WouldBlock`, as trio's channels do.
+
+A URL in a message is always redacted: no user, no password, no query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+if TYPE_CHECKING:
+    from .message import Outcome
+
+__all__ = [
+    "AttemptsExhausted",
+    "ConnectionFailed",
+    "CredentialsRefused",
+    "DecodeError",
+    "DialError",
+    "HandshakeError",
+    "HookError",
+    "HookFailed",
+    "LinkClosed",
+    "LinkDead",
+    "LinkError",
+    "NoSession",
+    "OptionError",
+    "PayloadError",
+    "ProtocolBroken",
+    "Refuse",
+    "ServerRefused",
+    "StreamOverflow",
+    "TrioRtError",
+    "Undelivered",
+    "UsageError",
+]
+
+#: A value in an error message is cut to this many characters: enough to find
+#: it in the program, too few to flood a log.
+SHOWN_CHARACTERS = 100
+
+
+def shown(value: object) -> str:
+    """`repr(value)`, cut to what a person reads in a log line."""
+    text = repr(value)
+    if len(text) <= SHOWN_CHARACTERS:
+        return text
+    return f"{text[:SHOWN_CHARACTERS]}... ({len(text)} characters)"
+
+
+class TrioRtError(Exception):
+    """The base of all of them."""
+
+
+class UsageError(TrioRtError, ValueError):
+    """The caller's own doing. Has `field`, `rule` and `value`."""
+
+    def __init__(self, field: str, rule: str, value: object) -> None:
+        super().__init__(field, rule, value)
+        self.field = field
+        self.rule = rule
+        self.value = value
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.rule}, not {shown(self.value)}"
+
+
+class OptionError(UsageError):
+    """An option or argument that cannot be."""
+
+
+class PayloadError(UsageError):
+    """A payload that cannot be encoded, or whose message is too large."""
+
+
+class LinkError(TrioRtError):
+    """One link failed, or never came to be. `State.cause` shows it."""
+
+
+class DialError(LinkError):
+    """No path to the server.
+
+    `stage` is where it ended: "dns", "tcp", "proxy", "tls", "handshake" or
+    "greet" (the last two only for time-outs and cut links).
+    `certificate` is true if it was the server's certificate that failed.
+    """
+
+    def __init__(self, message: str, *, stage: str, certificate: bool = False) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.certificate = certificate
+
+
+class HandshakeError(LinkError):
+    """The server answered, but not with a WebSocket.
+
+    `status` is the HTTP status, or None where the answer was no HTTP at all.
+    `retry_after_s` is the server's advice in seconds, or None. `body` is the
+    beginning of the answer's body, at most 1 KiB.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        retry_after_s: float | None = None,
+        body: bytes = b"",
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = dict(headers or {})
+        self.retry_after_s = retry_after_s
+        self.body = body
+
+
+class LinkClosed(LinkError):
+    """The link is closed.
+
+    `code` and `reason` are those of RFC 6455, 7.1.5: 1005 for a close without
+    a code, 1006 for a connection that ended without a close. `by_peer` is
+    false where this side found a fault and closed (1002, 1007, 1009).
+    """
+
+    def __init__(self, code: int, reason: str = "", *, by_peer: bool = True) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+        self.by_peer = by_peer
+
+    def __str__(self) -> str:
+        who = "peer" if self.by_peer else "this side"
+        if self.code == 1006:
+            return f"the link was cut (1006){': ' + self.reason if self.reason else ''}"
+        return f"closed by {who} with {self.code}{': ' + self.reason if self.reason else ''}"
+
+
+class LinkDead(LinkError):
+    """Nothing was heard for `silent_s` seconds, a ping included."""
+
+    def __init__(self, silent_s: float) -> None:
+        super().__init__(f"nothing heard for {silent_s:.3g} s")
+        self.silent_s = silent_s
+
+
+class HookError(LinkError):
+    """The program's own `credentials` or `greet` raised; see `__cause__`."""
+
+    def __init__(self, hook: str, error: Exception) -> None:
+        super().__init__(f"{hook} raised {type(error).__name__}: {error}")
+        self.hook = hook
+
+
+class ConnectionFailed(TrioRtError):
+    """Fatal: it cancels the body of `connect()` and leaves it. See `__cause__`."""
+
+
+class CredentialsRefused(ConnectionFailed):
+    """The server refused the credentials, fresh ones too."""
+
+
+class ServerRefused(ConnectionFailed):
+    """The server, or its certificate, will not do however often it is tried."""
+
+
+class ProtocolBroken(ConnectionFailed):
+    """Link after link ended in a breach of the protocol, or one for good."""
+
+
+class HookFailed(ConnectionFailed):
+    """`credentials` or `greet` raised what is surely a bug in them."""
+
+
+class AttemptsExhausted(ConnectionFailed):
+    """`Reconnect.max_attempts` or `Reconnect.give_up_after_s` is used up."""
+
+
+class DecodeError(TrioRtError):
+    """What came in is no message. Has `field`, `rule` and `value`."""
+
+    def __init__(self, field: str, rule: str, value: object) -> None:
+        super().__init__(field, rule, value)
+        self.field = field
+        self.rule = rule
+        self.value = value
+
+    def __str__(self) -> str:
+        return f"{self.field} {self.rule}: {shown(self.value)}"
+
+
+class Undelivered(TrioRtError):
+    """A send came to nothing. `outcome` says how."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(str(outcome))
+        self.outcome = outcome
+
+
+class NoSession(TrioRtError):
+    """Only a session can tell; this link is a plain one."""
+
+
+class StreamOverflow(TrioRtError, trio.BrokenResourceError):
+    """The stream was opened with `on_full="fail"`, and its consumer was too slow."""
+
+
+class Refuse(TrioRtError):
+    """Raise this in an accept hook to refuse a handshake with an HTTP status.
+
+    `status` is 400 to 599; `text` is the body; `headers` are added, for
+    instance `{"Retry-After": "5"}`.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        text: str = "",
+        *,
+        headers: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(status, text)
+        if not 400 <= status <= 599:
+            raise OptionError("status", "must be from 400 to 599", status)
+        self.status = status
+        self.text = text
+        self.headers = {name: str(value) for name, value in (headers or {}).items()}
