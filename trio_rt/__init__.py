@@ -1,0 +1,128 @@
+"""Real-time connections for trio that outlive their sockets.
+
+General layout, from the bottom up; a module imports only from lower layers:
+
+    errors, options, message       the vocabulary
+    protocol/                      sans-I/O: codec, backoff, lifecycle, lanes, pulse,
+                                   verdict, url, route, inbox, session
+    _streams, _outlet, wires/      bytes: sockets, TLS, one live WebSocket
+    delivery, _subscription,       the faces of lanes and inbox in trio
+    _mailbox, _states
+    _tasks, _dial, _accept         one link: its tasks, and how it comes to be
+    _verbs                         what a connection and a server's peer can do alike
+    _connection, _connect          connect()
+    _peer, _server                 serve()
+    testing/                       a virtual network to run programs in
+
+Everything public is imported here; the modules with an underscore may change.
+"""
+
+from ._accept import AcceptHook
+from ._connect import connect
+from ._connection import Connection, RawConnection
+from ._dial import OpenStream
+from ._handshake import Handshake
+from ._hooks import Attempt, Credentials, Greeting
+from ._peer import Peer, RawPeer
+from ._server import Server, serve, serve_listeners
+from ._states import StateStream
+from ._subscription import Stream
+from ._verbs import Sender, Statistics
+from .delivery import Delivery
+from .errors import (
+    AttemptsExhausted,
+    ConnectionFailed,
+    CredentialsRefused,
+    DecodeError,
+    DialError,
+    HandshakeError,
+    HookError,
+    HookFailed,
+    LinkClosed,
+    LinkDead,
+    LinkError,
+    NoSession,
+    Offline,
+    OptionError,
+    PayloadError,
+    ProtocolBroken,
+    Refuse,
+    ServerRefused,
+    StreamOverflow,
+    TrioRtError,
+    Undelivered,
+    UsageError,
+)
+from .message import Gap, Malformed, Message, Outcome, Priority, Reset
+from .options import (
+    Conflate,
+    InboxLimits,
+    Liveness,
+    OutboxLimits,
+    Reconnect,
+    ServerLimits,
+)
+from .protocol.codec import Codec, JsonCodec, Meta, MsgpackCodec
+from .protocol.lifecycle import Phase, State
+
+__all__ = [
+    "AcceptHook",
+    "Attempt",
+    "AttemptsExhausted",
+    "Codec",
+    "Conflate",
+    "Connection",
+    "ConnectionFailed",
+    "Credentials",
+    "CredentialsRefused",
+    "DecodeError",
+    "Delivery",
+    "DialError",
+    "Gap",
+    "Greeting",
+    "Handshake",
+    "HandshakeError",
+    "HookError",
+    "HookFailed",
+    "InboxLimits",
+    "JsonCodec",
+    "LinkClosed",
+    "LinkDead",
+    "LinkError",
+    "Liveness",
+    "Malformed",
+    "Message",
+    "Meta",
+    "MsgpackCodec",
+    "NoSession",
+    "Offline",
+    "OpenStream",
+    "OptionError",
+    "OutboxLimits",
+    "Outcome",
+    "PayloadError",
+    "Peer",
+    "Phase",
+    "Priority",
+    "ProtocolBroken",
+    "RawConnection",
+    "RawPeer",
+    "Reconnect",
+    "Refuse",
+    "Reset",
+    "Sender",
+    "Server",
+    "ServerLimits",
+    "ServerRefused",
+    "State",
+    "StateStream",
+    "Statistics",
+    "Stream",
+    "StreamOverflow",
+    "TrioRtError",
+    "Undelivered",
+    "UsageError",
+    "connect",
+    "serve",
+    "serve_listeners",
+]

@@ -18,6 +18,7 @@
     │   └── AttemptsExhausted      `max_attempts` or `give_up_after_s` is used up
     ├── DecodeError                what the peer sent is no message (see `malformed()`)
     ├── Undelivered                a send that came to nothing; has the outcome
+    ├── Offline                    `when_offline="fail"`, and no link is up
     ├── NoSession                  asks for what only a session can give
     ├── StreamOverflow             a stream opened with `on_full="fail"` was full
     └── Refuse                     raised *by* an accept hook, to refuse a handshake
@@ -51,6 +52,7 @@ __all__ = [
     "LinkDead",
     "LinkError",
     "NoSession",
+    "Offline",
     "OptionError",
     "PayloadError",
     "ProtocolBroken",
@@ -222,6 +224,10 @@ class Undelivered(TrioRtError):
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(str(outcome))
         self.outcome = outcome
+
+
+class Offline(TrioRtError):
+    """No link is up, and the send was not to wait for one. It was not accepted."""
 
 
 class NoSession(TrioRtError):

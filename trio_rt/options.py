@@ -144,7 +144,9 @@ class ServerLimits:
     #: TCP accept to the end of the handshake, TLS included.
     handshake_s: float = attrs.field(default=10.0, validator=_positive_seconds)
     #: The request line and headers together.
-    header_bytes: int = attrs.field(default=16 << 10, validator=_number(least=256, whole=True, finite=True))
+    header_bytes: int = attrs.field(
+        default=16 << 10, validator=_number(least=256, whole=True, finite=True)
+    )
     headers: float = attrs.field(default=100, validator=_count)
     #: Frames that one message may come in. The `websockets` package has the
     #: same bound: an endless message of empty fragments costs CPU, not bytes.

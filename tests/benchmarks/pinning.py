@@ -1,0 +1,17 @@
+"""Keeping a process on one core."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+#: The client's core and the server's; the same one on a machine with one.
+CLIENT_CORE: Final = 0
+SERVER_CORE: Final = 1
+
+
+def pin(core: int) -> None:
+    """Keep this process on one of the cores it may use; nothing where that is unknown."""
+    if hasattr(os, "sched_setaffinity"):
+        allowed = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {allowed[core % len(allowed)]})

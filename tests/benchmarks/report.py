@@ -1,0 +1,211 @@
+"""The table, and what the machine was."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import statistics
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from .clients import Run
+from .rounds import Round
+from .rows import Measurement, Peer, Row
+
+PACKAGES: Final = (
+    "trio-rt",
+    "trio",
+    "websockets",
+    "trio-websocket",
+    "aiohttp",
+    "picows",
+    "python-socketio",
+    "uvloop",
+    "msgspec",
+)
+#: The share of the rounds in which a bound must be kept: 6 of 7.
+MOST: Final = 6 / 7
+
+NOTES: Final = """\
+Each client with its default options, nothing compressed, in a fresh process on one core; the
+server in another on a second core. A rate is the median of the rounds, in messages a second; a
+ratio is the median of the ratios within the rounds; "holds" counts the rounds that keep the bound.
+What is not the same work:
+- A send of trio_rt keeps an outcome for every message, and the envelope rows encode each message
+  to JSON and sort it by priority. All other peers but python-socketio send text made beforehand.
+- A full outbox evicts lower priorities: only what the sink confirmed is counted.
+- Awaiting a send means different things: in trio-websocket and websockets that the kernel or its
+  buffer has the message, in aiohttp and trio_rt that it is queued. picows never waits; here it
+  does while its transport asks for it. All are timed until the sink confirms the last message.
+- picows calls back; an asyncio.Queue between makes it awaited, like the others.
+- python-socketio talks to the fixed server, which speaks just enough of its protocol: its own
+  server is slower than its client. The pair is stated as well.
+- The fixed server waits awake in an echo, so that the time its core needs to wake up is not measured.
+- Raw trio TCP moves the same 128 bytes without frames.
+- A critical message's bytes are counted where a reader takes 125,000 bytes a second from a socket
+  with a receive buffer of 32 KiB: what already waited in that buffer counts as arriving after it.
+- Memory is the growth of the resident set over 500 connections, or 20,000 messages of 128 bytes,
+  payload included; measured in the first round only. The buffers of the kernel are not in it.
+- The server's own limit is a blocking socket that writes frames made beforehand, or reads without
+  looking; it must be twice as fast as the fastest client, or the server was part of the result."""
+
+
+@attrs.frozen
+class Judged:
+    """One ratio of one row."""
+
+    ratio: float
+    held: int
+    rounds: int
+
+    @property
+    def good(self) -> bool:
+        """Whether the bound was kept in enough rounds."""
+        return self.rounds > 0 and self.held >= math.ceil(self.rounds * MOST - 1e-9)
+
+
+def figures(rounds: Sequence[Round], measured: Measurement) -> list[float]:
+    """The figure of each round that came to one."""
+    found = (one.get(measured) for one in rounds)
+    return [run.value for run in found if isinstance(run, Run)]
+
+
+def failures(rounds: Sequence[Round], measured: Measurement) -> list[str]:
+    """Why rounds came to none."""
+    found = (one.get(measured) for one in rounds)
+    return [why for why in found if isinstance(why, str)]
+
+
+def judge(rounds: Sequence[Round], row: Row, peer: Peer, bound: float | None) -> Judged:
+    """The median of the ratios, and in how many rounds the bound was kept; failed ones did not."""
+    pairs = [(one[row.ours], one[peer.measured]) for one in rounds if row.ours in one]
+    ratios = [
+        ours.value / theirs.value
+        for ours, theirs in pairs
+        if isinstance(ours, Run) and isinstance(theirs, Run)
+    ]
+    held = sum(bound is not None and row.holds(ratio, bound) for ratio in ratios)
+    return Judged(statistics.median(ratios) if ratios else math.nan, held, len(pairs))
+
+
+def _limit(rounds: Sequence[Round], row: Row) -> Judged:
+    assert row.limit is not None
+    found = figures(rounds, row.ours)
+    count = sum(row.ours in one for one in rounds)
+    ratio = statistics.median(found) / row.limit if found else math.nan
+    return Judged(ratio, sum(figure <= row.limit for figure in found), count)
+
+
+def _number(figure: float) -> str:
+    return "-" if math.isnan(figure) else f"{figure:,.0f}"
+
+
+def _median(rounds: Sequence[Round], measured: Measurement) -> float:
+    found = figures(rounds, measured)
+    return statistics.median(found) if found else math.nan
+
+
+def _bounds(row: Row, peer: Peer, rounds: Sequence[Round]) -> Iterator[str]:
+    sign = ">=" if row.unit == "messages/s" else "<="
+    for word, bound in (("must", peer.must), ("aim", peer.aim)):
+        if bound is not None:
+            result = judge(rounds, row, peer, bound)
+            yield (
+                f"{word} {sign} {bound:g}: {'yes' if result.good else 'NO'}"
+                f" ({result.held}/{result.rounds})"
+            )
+
+
+def _lines(row: Row, rounds: Sequence[Round]) -> Iterator[str]:
+    """A row: our figure, then a line for each peer."""
+    line = f"{row.name:<42}{_number(_median(rounds, row.ours)):>12} {row.unit}"
+    if row.limit is not None:
+        result = _limit(rounds, row)
+        verdict = "yes" if result.good else "NO"
+        line += f"   must <= {row.limit:,.0f}: {verdict} ({result.held}/{result.rounds})"
+    yield line + _notes(row, rounds)
+    for why in sorted(set(failures(rounds, row.ours))):
+        yield f"    failed in {failures(rounds, row.ours).count(why)}: {why}"
+    for peer in _shown(row, rounds):
+        ratio = judge(rounds, row, peer, None).ratio
+        times = "-" if math.isnan(ratio) else f"{ratio:.2f} x"
+        name = f"    {peer.label}"
+        theirs = _number(_median(rounds, peer.measured))
+        bounds = "   ".join(_bounds(row, peer, rounds))
+        yield f"{name:<42}{theirs:>12} {times:>11}   {bounds}".rstrip()
+        for why in sorted(set(failures(rounds, peer.measured))):
+            yield f"        failed: {why}"
+
+
+def _shown(row: Row, rounds: Sequence[Round]) -> tuple[Peer, ...]:
+    """All peers; of a server's limit the fastest only, because the bound is on that one."""
+    if not row.ceiling:
+        return row.peers
+    known = [peer for peer in row.peers if figures(rounds, peer.measured)]
+    return tuple(sorted(known, key=lambda peer: -_median(rounds, peer.measured))[:1])
+
+
+def _notes(row: Row, rounds: Sequence[Round]) -> str:
+    """Medians of what a client noted."""
+    runs = [one.get(row.ours) for one in rounds]
+    notes = [run.notes for run in runs if isinstance(run, Run)]
+    names = sorted({name for note in notes for name in note})
+    return "".join(
+        f"   {name}: {statistics.median(note.get(name, 0) for note in notes):,.0f}"
+        for name in names
+    )
+
+
+def table(rows: Sequence[Row], rounds: Sequence[Round]) -> str:
+    """The whole table, as text."""
+    lines = [line for row in rows for line in (*_lines(row, rounds), "")]
+    return "\n".join(lines)
+
+
+def broken(rows: Sequence[Row], rounds: Sequence[Round]) -> list[str]:
+    """The musts that do not hold."""
+    found = []
+    for row in rows:
+        if row.limit is not None and not _limit(rounds, row).good:
+            found.append(f"{row.name}: at most {row.limit:,.0f} {row.unit}")
+        found += [
+            f"{row.name}: {peer.must:g} x {peer.label}"
+            for peer in _shown(row, rounds)
+            if peer.must is not None and not judge(rounds, row, peer, peer.must).good
+        ]
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what this ran."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = models[0].partition(":")[2].strip() if models else cpu
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "versions": versions,
+    }
+
+
+def described(found: dict[str, Any]) -> str:
+    """`machine()` as text."""
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    return (
+        f"{found['cpu']}, {found['cores']} cores, {found['system']}, {found['python']}\n{versions}"
+    )

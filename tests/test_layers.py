@@ -1,0 +1,111 @@
+"""A module imports only modules of lower layers, and the core does no I/O."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import trio_rt
+
+ROOT = Path(trio_rt.__file__).parent
+
+#: From the bottom up. Modules on one line do not know each other.
+LAYERS = [
+    {"errors"},
+    {"message"},
+    {"options", "_ambient", "_waker", "_pace"},
+    {"protocol"},
+    {"protocol.backoff", "protocol.codec", "protocol.lanes", "protocol.lifecycle"}
+    | {"protocol.pulse", "protocol.url", "protocol.verdict"},
+    {"protocol.inbox", "protocol.route"},
+    {"protocol.session"},
+    {"delivery", "_streams", "_states"},
+    {"_mailbox", "_outlet", "_subscription"},
+    {"wires"},
+    {"wires.websockets"},
+    {"_dial", "_accept", "_hooks", "_tasks"},
+    {"_beats", "_verbs"},
+    {"_connection", "_peer"},
+    {"_connect", "_server"},
+    {""},
+    {"testing"},
+    {"cli"},
+]
+
+#: What the sans-I/O core may not know.
+IO = {"trio", "httpx", "websockets", "trio_websocket", "time", "random", "logging", "socket"}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = path
+    return found
+
+
+def layer(module: str) -> int:
+    """The layer of `module`; a private helper module shares its package's or nearest name."""
+    for number, names in enumerate(LAYERS):
+        if module in names:
+            return number
+    raise AssertionError(f"trio_rt.{module} is in no layer: add it to LAYERS")
+
+
+def imports(module: str, path: Path) -> set[str]:
+    """Absolute names of what `module` imports, at any depth of the file."""
+    package = ["trio_rt", *module.split(".")] if module else ["trio_rt"]
+    if path.name != "__init__.py":
+        package.pop()
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            names.add(source)
+            names |= {f"{source}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("module", sorted(modules()))
+def test_a_module_imports_only_lower_layers(module: str) -> None:
+    """Each import inside the package goes down."""
+    known = modules()
+    own = layer(group(module))
+    for name in imports(module, known[module]):
+        inner = name.removeprefix("trio_rt").removeprefix(".")
+        if not name.startswith("trio_rt") or inner not in known:
+            continue
+        if group(inner) == group(module) or (inner == "" and module.startswith(("testing", "cli"))):
+            continue
+        assert layer(group(inner)) < own, f"trio_rt.{module} imports trio_rt.{inner}"
+
+
+def group(module: str) -> str:
+    """`testing` and `cli` are one layer each; elsewhere every module has its own."""
+    head = module.partition(".")[0]
+    return head if head in ("testing", "cli") else module
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name.startswith("protocol")])
+def test_the_core_does_no_io(module: str) -> None:
+    """Nothing in `protocol` imports a loop, a socket, a clock or randomness."""
+    found = {name.partition(".")[0] for name in imports(module, modules()[module])}
+    assert not found & IO
+
+
+def test_extras_are_imported_where_they_are_used() -> None:
+    """`import trio_rt` brings in no optional package."""
+    optional = {"click", "rich"}
+    code = f"import trio_rt, sys; print(sorted({optional!r} & set(sys.modules)))"
+    import subprocess
+
+    result = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    assert result.stdout.strip() == "[]"

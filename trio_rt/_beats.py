@@ -1,0 +1,45 @@
+"""One heartbeat task for many links: a heap of when each has to be looked at.
+
+A link that hears something does not touch the heap; it is asked when its old
+turn comes, and then gets a new one. A link that has ended is forgotten at its
+turn, so the heap holds each link once, and an ended one for at most an interval.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+
+import trio
+
+from ._tasks import Link
+from ._waker import Waker
+
+__all__ = ["Beats"]
+
+
+class Beats:
+    def __init__(self) -> None:
+        self._turns: list[tuple[float, int, Link]] = []
+        self._ids = itertools.count()
+        self._earlier = Waker()
+
+    def add(self, link: Link) -> None:
+        """Look after `link`, which has a pulse, until it is over."""
+        assert link.pulse is not None
+        first = self._turns[0][0] if self._turns else math.inf
+        heapq.heappush(self._turns, (link.pulse.due, next(self._ids), link))
+        if link.pulse.due < first:
+            self._earlier.wake()
+
+    async def run(self) -> None:
+        """The task."""
+        while True:
+            await self._earlier.wait(self._turns[0][0] if self._turns else math.inf)
+            while self._turns and self._turns[0][0] <= trio.current_time():
+                _, turn, link = heapq.heappop(self._turns)
+                if not link.over:
+                    assert link.pulse is not None
+                    await link.tick()
+                    heapq.heappush(self._turns, (link.pulse.due, turn, link))

@@ -1,0 +1,173 @@
+"""`connect()`: its options, checked before anything is dialled."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Literal, overload
+
+from ._connection import Connection, RawConnection, Settings, run_connection
+from ._dial import DialOptions, OpenStream
+from ._hooks import Attempt, Credentials, Greeting, Hooks, header_pairs
+from .errors import OptionError
+from .options import InboxLimits, Liveness, OutboxLimits, Reconnect, check_number
+from .protocol.codec import Codec, resolve_codec
+from .protocol.url import Url, parse_url
+
+__all__ = ["connect"]
+
+#: Not built yet; each would need a session.
+_UNBUILT: Final = "is not available yet"
+
+
+@overload
+def connect(
+    url: str | Sequence[str],
+    *,
+    codec: Literal["raw"],
+    open_stream: OpenStream | None = ...,
+    protocols: Sequence[str] = ...,
+    headers: Mapping[str, str] | None = ...,
+    credentials: Callable[[Attempt], Awaitable[Credentials]] | None = ...,
+    greet: Callable[[Greeting], Awaitable[None]] | None = ...,
+    reconnect: Reconnect = ...,
+    liveness: Liveness | None = ...,
+    outbox: OutboxLimits = ...,
+    inbox: InboxLimits = ...,
+    session: Literal["offer", "off"] = ...,
+    store: None = ...,
+    ssl_context: ssl.SSLContext | None = ...,
+    proxy: str | None = ...,
+    compression: bool = ...,
+    fallback: None = ...,
+    wire: Literal["websockets"] = ...,
+    open_timeout_s: float = ...,
+    close_timeout_s: float = ...,
+) -> AbstractAsyncContextManager[RawConnection]: ...
+@overload
+def connect(
+    url: str | Sequence[str],
+    *,
+    codec: Literal["json", "msgpack"] | Codec = ...,
+    open_stream: OpenStream | None = ...,
+    protocols: Sequence[str] = ...,
+    headers: Mapping[str, str] | None = ...,
+    credentials: Callable[[Attempt], Awaitable[Credentials]] | None = ...,
+    greet: Callable[[Greeting], Awaitable[None]] | None = ...,
+    reconnect: Reconnect = ...,
+    liveness: Liveness | None = ...,
+    outbox: OutboxLimits = ...,
+    inbox: InboxLimits = ...,
+    session: Literal["offer", "off"] = ...,
+    store: None = ...,
+    ssl_context: ssl.SSLContext | None = ...,
+    proxy: str | None = ...,
+    compression: bool = ...,
+    fallback: None = ...,
+    wire: Literal["websockets"] = ...,
+    open_timeout_s: float = ...,
+    close_timeout_s: float = ...,
+) -> AbstractAsyncContextManager[Connection]: ...
+def connect(
+    url: str | Sequence[str],
+    *,
+    codec: str | Codec = "json",
+    open_stream: OpenStream | None = None,
+    protocols: Sequence[str] = (),
+    headers: Mapping[str, str] | None = None,
+    credentials: Callable[[Attempt], Awaitable[Credentials]] | None = None,
+    greet: Callable[[Greeting], Awaitable[None]] | None = None,
+    reconnect: Reconnect = Reconnect(),
+    liveness: Liveness | None = Liveness(),
+    outbox: OutboxLimits = OutboxLimits(),
+    inbox: InboxLimits = InboxLimits(),
+    session: str = "offer",
+    store: None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    proxy: str | None = None,
+    compression: bool = False,
+    fallback: None = None,
+    wire: str = "websockets",
+    open_timeout_s: float = 10.0,
+    close_timeout_s: float = 5.0,
+) -> AbstractAsyncContextManager[Any]:
+    """A connection to a WebSocket server that outlives its sockets.
+
+        async with connect("wss://example.org/feed") as conn:
+            ...
+
+    The body starts at once, in `Phase.CONNECTING`. Leaving it is the only way
+    to stop: on return, or on an error of its own, the outbox is drained first;
+    if the scope around is cancelled, nothing is. Either way nothing of the
+    connection is left after `close_timeout_s`.
+
+    - `url`: `ws://` or `wss://`; of several the one that works is used.
+    - `open_stream(host, port)`: gives the byte stream below proxy and TLS.
+    - `protocols`: subprotocols to offer. `headers`: added to the handshake,
+      for the URL's own origin only.
+    - `credentials(attempt)`: asked anew before every attempt.
+    - `greet(greeting)`: may talk on each new link before the outbox opens.
+    - `codec`: "json", "msgpack", "raw" (gives a `RawConnection`) or a `Codec`.
+    - `reconnect`, `liveness` (None: off), `outbox`, `inbox`: see their classes.
+    - `ssl_context`: None is the default context of the `ssl` module.
+    - `proxy`: `http://[user:password@]host:port`.
+    - `compression`: offer permessage-deflate.
+    - `open_timeout_s`: one attempt, from credentials to greeting.
+
+    Raises `OptionError` for options that cannot be, at once; leaves with a
+    `ConnectionFailed` (never in a group) when the trouble is for good.
+    """
+    _refuse_unbuilt(session, store, fallback, wire)
+    check_number("open_timeout_s", open_timeout_s, above=True)
+    check_number("close_timeout_s", close_timeout_s)
+    settings = Settings(
+        urls=_urls(url),
+        protocols=_protocols(protocols),
+        headers=header_pairs("headers", headers),
+        hooks=Hooks(credentials, greet),
+        reconnect=reconnect,
+        liveness=liveness,
+        outbox=outbox,
+        inbox=inbox,
+        dial=DialOptions(
+            ssl_context=ssl_context,
+            proxy=proxy,
+            compression=compression,
+            max_message_bytes=inbox.message_bytes,
+            open_stream=open_stream,
+        ),
+        open_timeout_s=open_timeout_s,
+        close_timeout_s=close_timeout_s,
+    )
+    if codec == "raw":
+        if liveness is not None and liveness.beat == "both":
+            raise OptionError("liveness.beat", 'must be "ping" under codec="raw"', liveness.beat)
+        return run_connection(RawConnection(settings))
+    return run_connection(Connection(settings, resolve_codec(codec)))
+
+
+def _refuse_unbuilt(session: str, store: object, fallback: object, wire: str) -> None:
+    if session not in ("offer", "off"):
+        raise OptionError("session", 'must be "offer" or "off"', session)
+    if store is not None:
+        raise OptionError("store", _UNBUILT, store)
+    if fallback is not None:
+        raise OptionError("fallback", _UNBUILT, fallback)
+    if wire != "websockets":
+        raise OptionError("wire", 'must be "websockets"', wire)
+
+
+def _urls(url: str | Sequence[str]) -> tuple[Url, ...]:
+    texts = (url,) if isinstance(url, str) else tuple(url)
+    if not texts:
+        raise OptionError("url", "must be at least one", url)
+    return tuple(parse_url(text) for text in texts)
+
+
+def _protocols(protocols: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(protocols, str):
+        raise OptionError("protocols", "must be a sequence of strings", protocols)
+    for protocol in protocols:
+        header_pairs("protocols", {protocol: ""})
+    return tuple(protocols)

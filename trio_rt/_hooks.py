@@ -1,0 +1,167 @@
+"""The program's own part in an attempt: `credentials` before it, `greet` at its end.
+
+What these hooks raise fails the attempt, is logged with its traceback and
+shown in `State.cause`; it never ends the connection by itself, except for what
+is surely a bug (`TypeError`, `AttributeError`, `NameError`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final
+
+import attrs
+import trio
+
+from .errors import HookError, LinkError, OptionError
+from .protocol.codec import encode_raw
+from .protocol.lanes import Entry
+from .protocol.url import Url, parse_url
+from .wires import Wire
+
+__all__ = ["Attempt", "Credentials", "Granted", "Greeting", "Hooks", "header_pairs"]
+
+logger: Final = logging.getLogger("trio_rt")
+
+
+@attrs.frozen(kw_only=True)
+class Attempt:
+    """The dial that credentials are asked for."""
+
+    #: Dials since the last link that proved itself, this one included.
+    number: int
+    #: Where to; without user, password and query.
+    url: str
+    #: What ended the attempt or link before, or None.
+    cause: Exception | None
+    #: Whether the server has just refused the credentials given last time.
+    refused: bool
+
+
+@attrs.frozen(kw_only=True)
+class Credentials:
+    """What one attempt is made with. Never shown in `repr`."""
+
+    #: Added to the handshake's headers; only ever sent to the URL's origin.
+    headers: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    #: Dialled instead of the URL, for a token in a query.
+    url: str | None = attrs.field(default=None, repr=False)
+    #: Offered instead of `connect()`'s subprotocols.
+    protocols: Sequence[str] = attrs.field(default=(), repr=False)
+    #: Sent as `Authorization: Bearer <token>`.
+    token: str | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen
+class Granted:
+    """`Credentials`, checked."""
+
+    headers: tuple[tuple[str, str], ...] = ()
+    url: Url | None = None
+    protocols: tuple[str, ...] = ()
+
+
+class Greeting:
+    """One link, before the outbox opens: the words of a server that wants a login first."""
+
+    def __init__(self, wire: Wire, *, resumed: bool) -> None:
+        #: Whether a session was resumed, so that the server still knows us.
+        self.resumed = resumed
+        self._wire = wire
+        self._received: list[str | bytes] = []
+        self._over = False
+
+    async def send(self, data: str | bytes) -> None:
+        """Send one message as it is. Cancelling it fails the attempt."""
+        self._check()
+        encoded, binary = encode_raw(data)
+        try:
+            await self._wire.send((Entry(encoded, binary=binary),))
+        except trio.BrokenResourceError:
+            await self.receive()  # tells why the link is gone
+            raise
+
+    async def receive(self) -> str | bytes:
+        """The next message, as it came. Raises `LinkClosed` if the link ends."""
+        self._check()
+        while not self._received:
+            if self._wire.wants_flush:
+                await self._wire.flush()
+            self._received = await self._wire.receive()
+        return self._received.pop(0)
+
+    def end(self) -> list[str | bytes]:
+        """The greeting is over; what it has not taken belongs to the streams."""
+        self._over = True
+        return self._received
+
+    def _check(self) -> None:
+        if self._over:
+            raise trio.ClosedResourceError("the greeting is over")
+
+
+@attrs.frozen
+class Hooks:
+    credentials: Callable[[Attempt], Awaitable[Credentials]] | None = None
+    greet: Callable[[Greeting], Awaitable[None]] | None = None
+
+    async def fetch(self, attempt: Attempt) -> Granted:
+        """Ask the program for this attempt's credentials. Raises `HookError`."""
+        if self.credentials is None:
+            return Granted()
+        try:
+            return _granted(await self.credentials(attempt))
+        except Exception as error:
+            raise _failed("credentials", error) from error
+
+    async def greet_on(self, wire: Wire) -> list[str | bytes]:
+        """Let the program greet; returns what arrived and was not taken.
+
+        Raises `HookError`, or the `LinkError` that ended the link.
+        """
+        greeting = Greeting(wire, resumed=False)
+        try:
+            if self.greet is not None:
+                await self.greet(greeting)
+        except LinkError:
+            raise
+        except Exception as error:
+            raise _failed("greet", error) from error
+        finally:
+            received = greeting.end()
+        return received
+
+
+def _failed(hook: str, error: Exception) -> HookError:
+    logger.error("%s raised; the attempt fails", hook, exc_info=error)
+    return HookError(hook, error)
+
+
+def _granted(credentials: Credentials) -> Granted:
+    if not isinstance(credentials, Credentials):
+        raise TypeError(f"credentials returned {type(credentials).__name__}, not Credentials")
+    headers = header_pairs("Credentials.headers", credentials.headers)
+    if credentials.token is not None:
+        headers += header_pairs(
+            "Credentials.token", {"Authorization": f"Bearer {credentials.token}"}
+        )
+    url = None if credentials.url is None else parse_url(credentials.url)
+    return Granted(headers, url, tuple(credentials.protocols))
+
+
+def header_pairs(field: str, headers: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    """`headers` as pairs; `OptionError` for what would break out of a header line."""
+    pairs = tuple((headers or {}).items())
+    for name, value in pairs:
+        if not isinstance(name, str) or not name or not _TOKEN.issuperset(name):
+            raise OptionError(field, "must have names of RFC 9110 token characters", name)
+        if not isinstance(value, str) or not value.isprintable() or not value.isascii():
+            raise OptionError(f"{field}[{name!r}]", "must be printable ASCII", "(hidden)")
+    return pairs
+
+
+#: RFC 9110, 5.6.2.
+_TOKEN: Final = frozenset(
+    "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)

@@ -1,0 +1,194 @@
+"""The trio face of the outbox: who waits for room, and who is told that there is work.
+
+A send goes one of three ways, and each ends in one step without an await in
+between, so that no cancellation can tear it:
+
+- *direct*: nothing is queued and the socket is idle, so the message is written
+  by the sender itself, with no task switch;
+- *queued*: the lanes have room, or can make it; the writer is woken;
+- *waiting*: the sender is parked, and admitted when room appears, the most
+  urgent first and in order within a priority. Nobody barges past a waiter of
+  the same or a higher priority, `send_nowait` least of all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from ._waker import Waker
+from .delivery import Delivery
+from .message import Priority, dropped
+from .protocol.lanes import Entry
+from .protocol.session import Session
+
+__all__ = ["Mailbox"]
+
+URGENT_FIRST: Final = sorted(Priority, reverse=True)
+
+
+class _Waiter:
+    __slots__ = ("admitted", "delivery", "task")
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self.admitted = False
+        self.task: trio.lowlevel.Task | None = None
+
+
+class Mailbox:
+    """One for each connection or peer. `direct` and `wake` belong to the link of the moment."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.closed = False
+        self.direct: Callable[[Delivery, float], bool] | None = None
+        self.wake: Callable[[], None] | None = None
+        #: Starts a task that lives as long as the connection; set by its owner.
+        self.spawn: Callable[[Callable[[], Awaitable[None]]], None]
+        self._expiry: Waker | None = None
+        self._waiters: dict[Priority, deque[_Waiter]] = {p: deque() for p in URGENT_FIRST}
+        self._waiting = 0
+        self._settled_event: trio.Event | None = None
+
+    @property
+    def waiting(self) -> int:
+        return self._waiting
+
+    def put_nowait(self, delivery: Delivery) -> None:
+        """Send or queue. Raises `trio.WouldBlock` (not accepted) if there is no room."""
+        if self.closed:
+            raise trio.ClosedResourceError
+        now = trio.current_time()
+        if self.direct is not None and self.direct(delivery, now):
+            return
+        if self._barred(delivery.priority) or not self._offer(delivery, now):
+            raise trio.WouldBlock
+
+    async def put(self, delivery: Delivery) -> None:
+        """As `put_nowait`, but wait for room.
+
+        Cancelled while waiting: the send was not accepted. A message whose
+        `ttl_s` runs out meanwhile is accepted and `dropped("expired")`.
+        The caller has made a checkpoint already.
+        """
+        try:
+            self.put_nowait(delivery)
+        except trio.WouldBlock:
+            pass
+        else:
+            return
+        with trio.move_on_at(delivery.expires_at) as ttl:
+            await self._wait_for_room(delivery)
+        if ttl.cancelled_caught:
+            self.session.reject(delivery, dropped("expired"))
+
+    def withdraw(self, entry: Entry) -> bool:
+        taken = self.session.withdraw(entry)
+        if taken:
+            self.moved()
+        return taken
+
+    def moved(self) -> None:
+        """Entries left the outbox: admit waiters, and tell those who drain."""
+        if self._waiting:
+            self._admit()
+        if self._settled_event is not None and not self.session.unsettled and not self._waiting:
+            self._settled_event.set()
+            self._settled_event = None
+
+    def link_up(
+        self,
+        direct: Callable[[Delivery, float], bool],
+        wake: Callable[[], None],
+        written: int,
+    ) -> None:
+        self.direct, self.wake = direct, wake
+        self.session.link_up(trio.current_time(), written)
+
+    def link_down(self) -> None:
+        """The link is gone: its batch is settled, and what must not wait is dropped."""
+        self.direct = self.wake = None
+        self.session.link_down(trio.current_time())
+        self.session.drop_ephemeral()
+        self.moved()
+
+    async def wait_drained(self) -> None:
+        """Wait until every accepted send has its outcome. Cancelling only stops the wait."""
+        await trio.lowlevel.checkpoint()
+        while self.session.unsettled or self._waiting:
+            if self._settled_event is None:
+                self._settled_event = trio.Event()
+            await self._settled_event.wait()
+
+    def close(self) -> None:
+        """No more sends are taken. Those waiting for room raise `ClosedResourceError`."""
+        self.closed = True
+        for waiters in self._waiters.values():
+            while waiters:
+                self._resume(waiters.popleft())
+
+    def _offer(self, delivery: Delivery, now: float) -> bool:
+        if not self.session.offer(delivery, now):
+            return False
+        if self.wake is not None:
+            self.wake()
+        if delivery.expires_at != math.inf:
+            self._watch_expiry()
+        return True
+
+    def _barred(self, priority: Priority) -> bool:
+        return self._waiting > 0 and any(self._waiters[p] for p in URGENT_FIRST if p >= priority)
+
+    def _watch_expiry(self) -> None:
+        if self._expiry is None:
+            self._expiry = Waker()
+            self.spawn(self._expire)
+        self._expiry.wake()
+
+    async def _expire(self) -> None:
+        """A task: drops messages the moment their time is up, online or not."""
+        assert self._expiry is not None
+        lanes = self.session.lanes
+        while True:
+            await self._expiry.wait(lanes.next_expiry)
+            lanes.expire(trio.current_time())
+            self.moved()
+
+    async def _wait_for_room(self, delivery: Delivery) -> None:
+        waiter = _Waiter(delivery)
+        waiters = self._waiters[delivery.priority]
+        waiters.append(waiter)
+        self._waiting += 1
+        waiter.task = trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            waiters.remove(waiter)
+            self._waiting -= 1
+            # It may have stood in front of a smaller one that fits.
+            self.moved()
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if not waiter.admitted:
+            raise trio.ClosedResourceError
+
+    def _admit(self) -> None:
+        now = trio.current_time()
+        for priority in URGENT_FIRST:
+            waiters = self._waiters[priority]
+            while waiters:
+                if not self._offer(waiters[0].delivery, now):
+                    return
+                waiter = waiters.popleft()
+                waiter.admitted = True
+                self._resume(waiter)
+
+    def _resume(self, waiter: _Waiter) -> None:
+        self._waiting -= 1
+        assert waiter.task is not None
+        trio.lowlevel.reschedule(waiter.task)

@@ -1,0 +1,139 @@
+"""One client as the server's handler sees it, and the run of its one link."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import trio
+
+from ._accept import Accepted
+from ._beats import Beats
+from ._handshake import Handshake
+from ._tasks import Link
+from ._verbs import Endpoint, EnvelopeVerbs, RawVerbs
+from .errors import OptionError
+from .options import InboxLimits, OutboxLimits
+from .protocol.codec import Codec
+from .protocol.pulse import Pulse
+from .protocol.session import Heartbeat
+
+__all__ = ["Peer", "RawPeer", "Served"]
+
+logger: Final = logging.getLogger("trio_rt.server")
+
+#: RFC 6455, 5.5: a control frame's payload is at most 125 bytes, two are the code.
+REASON_BYTES: Final = 123
+#: RFC 6455, 7.4: those that may be sent.
+CLOSE_CODES: Final = frozenset(
+    {1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014}
+)
+
+
+class Served(Endpoint):
+    """A client; what both kinds share."""
+
+    _heartbeat_maker: Callable[[], Heartbeat] | None = None
+
+    def _prepare(self, accepted: Accepted) -> None:
+        #: What the accept hook returned; None without a hook.
+        self.identity: Any = accepted.identity
+        self.handshake: Handshake = accepted.handshake
+        self._wire = accepted.wire
+        self._link: Link
+        self._close_timeout_s: float
+        self._gone = trio.Event()
+        self._closing = False
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Begin to close: no more sends are taken; what is queued is sent first.
+
+        `code` and `reason` (at most 123 bytes of UTF-8) are those of RFC 6455.
+        The streams end when the client is gone, and then the handler has
+        `close_timeout_s` to return. Does not wait; idempotent.
+        """
+        if code not in CLOSE_CODES and not 3000 <= code <= 4999:
+            raise OptionError("code", "must be one that RFC 6455 lets be sent", code)
+        if len(reason.encode()) > REASON_BYTES:
+            raise OptionError("reason", f"must be at most {REASON_BYTES} bytes", reason)
+        if not self._closing:
+            self._closing = True
+            self._link.close_with = (code, reason)
+            self._link.close_by = trio.current_time() + self._close_timeout_s
+            self._mailbox.close()
+            self._mailbox.spawn(self._drain_and_close)
+
+    async def run(
+        self,
+        handler: Callable[[Any], Awaitable[object]],
+        pulse: Pulse | None,
+        beats: Beats,
+        close_timeout_s: float,
+    ) -> None:
+        """Run the link and the handler to the end of both. For the server alone."""
+        self._close_timeout_s = close_timeout_s
+        scope = trio.CancelScope()
+        self._link = Link(self._wire, self._mailbox, pulse, self._heartbeat_maker)
+        async with trio.open_nursery() as nursery:
+            self._mailbox.spawn = nursery.start_soon
+            await nursery.start(self._run_link, beats, scope)
+            code = 1000
+            try:
+                with scope:
+                    await handler(self)
+            except* Exception as errors:
+                logger.error("%s: the handler failed", self.handshake.remote, exc_info=errors)
+                code = 1011
+            self.close(code)
+            await self._gone.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _drain_and_close(self) -> None:
+        with trio.move_on_at(self._link.close_by):
+            await self._mailbox.wait_drained()
+        self._link.scope.cancel()
+
+    async def _run_link(
+        self,
+        beats: Beats,
+        handler_scope: trio.CancelScope,
+        *,
+        task_status: trio.TaskStatus[None],
+    ) -> None:
+        link = self._link
+
+        def opened() -> None:
+            if link.pulse is not None:
+                beats.add(link)
+            task_status.started()
+
+        try:
+            await link.run(opened, beats=False)
+        finally:
+            self._latency_s = link.latency_s
+            self._mailbox.close()
+            self._session.end()
+            self._mailbox.moved()
+            handler_scope.deadline = trio.current_time() + self._close_timeout_s
+            self._gone.set()
+
+
+class Peer(EnvelopeVerbs, Served):
+    """A client that speaks typed messages, with a `Connection`'s verbs."""
+
+    def __init__(
+        self, accepted: Accepted, codec: Codec, outbox: OutboxLimits, inbox: InboxLimits, beat: bool
+    ) -> None:
+        super().__init__(codec, outbox, inbox)
+        self._prepare(accepted)
+        if beat:
+            self._heartbeat_maker = self._heartbeat
+
+
+class RawPeer(RawVerbs, Served):
+    """A client that is sent bare text and bytes."""
+
+    def __init__(self, accepted: Accepted, outbox: OutboxLimits, inbox: InboxLimits) -> None:
+        super().__init__(outbox, inbox)
+        self._prepare(accepted)

@@ -1,0 +1,489 @@
+"""Byte streams whose sending side can be written without waiting.
+
+Goal: a message that finds the link idle goes to the kernel in the sender's own
+task, with no task switch. trio's `SocketStream` and `SSLStream` cannot: their
+`send_all` is async, and tells nobody how many bytes went out when it fails.
+
+The rule. A *direct* stream has `try_send(data) -> int`, which never waits and
+says how many bytes it took in. What it took in and the kernel has not is
+`pending` (always 0 on a socket; ciphertext on TLS). So the sending side is
+flushed when nothing is left to try *and* `pending` is 0; `try_send(b"")` after
+`wait_send_all_might_not_block()` moves `pending` along.
+
+TLS can never take anything back: a record that is encrypted must be sent, or
+nothing after it can be read. Ciphertext therefore has one owner, one buffer in
+front of the socket, and records that the reading side makes (key updates) go
+through the same buffer. On a stream below that is not direct they wait there
+for the next send or flush.
+
+The remaining hole: a foreign stream that is not direct and fails in `send_all`
+leaves the count of its last write unknown.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from typing import Final, Protocol, TypeAlias
+
+import trio
+
+__all__ = [
+    "READ_BYTES",
+    "Buffer",
+    "DirectStream",
+    "Sender",
+    "TlsStream",
+    "abort_stream",
+    "as_direct",
+    "direct_stream",
+]
+
+#: What one read asks for: trio's own default, and a batch of ours.
+READ_BYTES: Final = 65_536
+
+#: Unsent bytes in the kernel above which the socket counts as full. trio takes
+#: 16 KiB; with one batch of 64 KiB each write still goes out in one call.
+NOTSENT_LOWAT_BYTES: Final = 65_536
+
+#: Plaintext encrypted at a time: four full records (RFC 8446, 5.1).
+TLS_STEP_BYTES: Final = 65_536
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+_CLOSED_ERRNOS: Final = frozenset({errno.EBADF, errno.ENOTSOCK})
+
+
+class Sender(Protocol):
+    """The sending side of a direct stream."""
+
+    def try_send(self, data: Buffer, /) -> int: ...
+
+    async def wait_send_all_might_not_block(self) -> None: ...
+
+
+def _mapped(error: OSError) -> trio.BrokenResourceError | trio.ClosedResourceError:
+    if error.errno in _CLOSED_ERRNOS:
+        return trio.ClosedResourceError("this socket was already closed")
+    return trio.BrokenResourceError(f"socket connection broken: {error}")
+
+
+class DirectStream(trio.abc.HalfCloseableStream):
+    """A connected, non-blocking stdlib stream socket as a direct stream.
+
+    It owns `sock` from now on. Broken connections raise
+    `trio.BrokenResourceError`; every method may be cancelled, and only
+    `send_all` then leaves it unknown how much was sent.
+    """
+
+    pending: Final = 0
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._sending = False
+        self._receiving = False
+        self._eof_sent = False
+        self._set_options()
+
+    def _set_options(self) -> None:
+        options = [(socket.TCP_NODELAY, 1)]
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            options.append((socket.TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES))
+        for option, value in options:
+            try:
+                self._sock.setsockopt(socket.IPPROTO_TCP, option, value)
+            except OSError:  # a socket of another family, or a platform that lacks it
+                pass
+
+    @property
+    def socket(self) -> socket.socket:
+        """The socket, to ask it for its names and options."""
+        return self._sock
+
+    def try_send(self, data: Buffer, /) -> int:
+        """Write without waiting: how many bytes the kernel took, 0 if none now."""
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        return self._send(data)
+
+    def _send(self, data: Buffer) -> int:
+        if self._eof_sent:
+            raise trio.ClosedResourceError("cannot send after sending EOF")
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise _mapped(error) from error
+
+    def _start_sending(self) -> None:
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        self._sending = True
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self._start_sending()
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            with memoryview(data) as rest:
+                sent = self._send(rest)
+                if sent == len(rest):
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                while sent < len(rest):
+                    await trio.lowlevel.wait_writable(self._sock)
+                    sent += self._send(rest[sent:])
+        finally:
+            self._sending = False
+
+    async def wait_send_all_might_not_block(self) -> None:
+        self._start_sending()
+        try:
+            if self._sock.fileno() == -1:
+                raise trio.ClosedResourceError("this socket was already closed")
+            await trio.lowlevel.wait_writable(self._sock)
+        finally:
+            self._sending = False
+
+    async def send_eof(self) -> None:
+        self._start_sending()
+        try:
+            await trio.lowlevel.checkpoint()
+            if not self._eof_sent:
+                self._sock.shutdown(socket.SHUT_WR)
+                self._eof_sent = True
+        except OSError as error:
+            raise _mapped(error) from error
+        finally:
+            self._sending = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """What one read brings; b"" at the end. One full checkpoint each."""
+        wanted = READ_BYTES if max_bytes is None else max_bytes
+        if wanted < 1:
+            raise ValueError("max_bytes must be >= 1")
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving on this stream")
+        self._receiving = True
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            try:
+                data = self._sock.recv(wanted)
+            except BlockingIOError:
+                return await self._wait_and_receive(wanted)
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return data
+        except OSError as error:
+            raise _mapped(error) from error
+        finally:
+            self._receiving = False
+
+    async def _wait_and_receive(self, wanted: int) -> bytes:
+        while True:
+            await trio.lowlevel.wait_readable(self._sock)
+            try:
+                return self._sock.recv(wanted)
+            except BlockingIOError:
+                pass
+
+    def abort(self) -> None:
+        """Close the socket now; whoever waits on it gets `ClosedResourceError`."""
+        if self._sock.fileno() != -1:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+
+    async def aclose(self) -> None:
+        self.abort()
+        await trio.lowlevel.checkpoint()
+
+
+class TlsStream(trio.abc.Stream):
+    """TLS over any trio stream, client's or server's side.
+
+    `do_handshake` comes first. An end without close_notify, and every TLS
+    error, raises `trio.BrokenResourceError`, the `ssl.SSLError` chained.
+    `try_send` works where the stream below is direct (see `as_direct`). A
+    cancelled `send_all` or `do_handshake` breaks the stream.
+    """
+
+    def __init__(
+        self,
+        lower: trio.abc.Stream,
+        context: ssl.SSLContext,
+        *,
+        server_hostname: str | None = None,
+        server_side: bool = False,
+    ) -> None:
+        self.lower = lower
+        self._direct = as_direct(lower)
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._ssl = context.wrap_bio(
+            self._incoming,
+            self._outgoing,
+            server_side=server_side,
+            server_hostname=server_hostname,
+        )
+        self._cipher = bytearray()
+        self._sending = False
+        self._receiving = False
+        self._broken = False
+        self._closed = False
+
+    @property
+    def ssl_object(self) -> ssl.SSLObject:
+        """To ask for the version, cipher and certificates in use."""
+        return self._ssl
+
+    @property
+    def pending(self) -> int:
+        """Bytes of ciphertext that the stream below has not taken yet."""
+        return len(self._cipher) + self._outgoing.pending
+
+    # -- sending ------------------------------------------------------------
+
+    def _collect(self) -> None:
+        if self._outgoing.pending:
+            self._cipher += self._outgoing.read()
+
+    def _check(self) -> None:
+        if self._sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        if self._closed:
+            raise trio.ClosedResourceError("this stream was already closed")
+        if self._broken:
+            raise trio.BrokenResourceError("an earlier write on this stream was cut short")
+
+    def _push(self) -> None:
+        self._collect()
+        if self._cipher and self._direct is not None and not self._sending:
+            taken = self._direct.try_send(self._cipher)
+            del self._cipher[:taken]
+
+    def _encrypt(self, data: Buffer) -> None:
+        try:
+            self._ssl.write(data)
+        except ssl.SSLError as error:
+            self._broken = True
+            raise trio.BrokenResourceError(f"TLS failed: {error}") from error
+
+    def try_send(self, data: Buffer, /) -> int:
+        """Encrypt and write without waiting: bytes of `data` taken in.
+
+        0 while ciphertext of earlier calls is `pending`. What it took in is
+        out when `pending` is 0.
+        """
+        self._check()
+        if self._direct is None:
+            return 0
+        self._push()
+        taken = 0
+        with memoryview(data) as rest:
+            while taken < len(rest) and not self.pending:
+                step = rest[taken : taken + TLS_STEP_BYTES]
+                self._encrypt(step)
+                taken += len(step)
+                self._push()
+        return taken
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self._start_sending()
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            with memoryview(data) as rest:
+                await self._send_cipher(always=not rest)
+                for start in range(0, len(rest), TLS_STEP_BYTES):
+                    self._encrypt(rest[start : start + TLS_STEP_BYTES])
+                    await self._send_cipher()
+        finally:
+            self._sending = False
+
+    async def flush(self) -> None:
+        """Send what is `pending`. Cancelled part-way, the stream is broken."""
+        await self.send_all(b"")
+
+    def _start_sending(self) -> None:
+        self._check()
+        self._sending = True
+
+    async def _send_cipher(self, *, always: bool = False) -> None:
+        self._collect()
+        cipher = bytes(self._cipher)
+        if not cipher and not always:
+            return
+        self._broken = True
+        await self.lower.send_all(cipher)
+        self._broken = False
+        del self._cipher[: len(cipher)]
+
+    async def wait_send_all_might_not_block(self) -> None:
+        self._start_sending()
+        try:
+            await self.lower.wait_send_all_might_not_block()
+        finally:
+            self._sending = False
+
+    # -- receiving ----------------------------------------------------------
+
+    async def _read_more(self) -> None:
+        data = await self.lower.receive_some()
+        if not data:
+            raise trio.BrokenResourceError("the connection ended without a TLS close_notify")
+        self._incoming.write(data)
+
+    async def do_handshake(self) -> None:
+        """Shake hands. A bad certificate is an `ssl.SSLCertVerificationError`, chained."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            try:
+                self._ssl.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._send_handshake()
+                await self._read_more()
+            except ssl.SSLError as error:
+                await self._send_alert()
+                self._broken = True
+                raise trio.BrokenResourceError(f"TLS handshake failed: {error}") from error
+            else:
+                await self._send_handshake(always=True)
+                return
+
+    async def _send_handshake(self, *, always: bool = False) -> None:
+        self._start_sending()
+        try:
+            await self._send_cipher(always=always)
+        finally:
+            self._sending = False
+
+    async def _send_alert(self) -> None:
+        try:
+            await self._send_handshake()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Decrypted bytes; b"" after the peer's close_notify. One full checkpoint at least."""
+        wanted = READ_BYTES if max_bytes is None else max_bytes
+        if wanted < 1:
+            raise ValueError("max_bytes must be >= 1")
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving on this stream")
+        if self._closed:
+            raise trio.ClosedResourceError("this stream was already closed")
+        self._receiving = True
+        try:
+            return await self._receive(wanted)
+        finally:
+            self._receiving = False
+
+    async def _receive(self, wanted: int) -> bytes:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        data = self._decrypt(wanted)
+        if data is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return data
+        while data is None:
+            await self._read_more()
+            data = self._decrypt(wanted)
+        return data
+
+    def _decrypt(self, wanted: int) -> bytes | None:
+        """Up to `wanted` bytes, b"" at the end, None if more must be read first."""
+        pieces: list[bytes] = []
+        try:
+            while wanted > 0:
+                piece = self._ssl.read(wanted)
+                pieces.append(piece)
+                wanted -= len(piece)
+                if not piece:
+                    break
+        except ssl.SSLWantReadError:
+            if not pieces:
+                return None
+        except ssl.SSLZeroReturnError:
+            pass
+        except ssl.SSLError as error:
+            if not pieces:
+                raise trio.BrokenResourceError(f"TLS failed: {error}") from error
+        finally:
+            self._answer()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _answer(self) -> None:
+        """Send what reading made necessary, or leave it pending."""
+        if self._outgoing.pending and not (self._broken or self._closed):
+            try:
+                self._push()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self._broken = True
+
+    # -- closing ------------------------------------------------------------
+
+    def _say_goodbye(self) -> None:
+        try:
+            self._ssl.unwrap()
+        except (ssl.SSLError, ValueError):  # it waits for no answer; before the handshake: none
+            pass
+
+    def abort(self) -> None:
+        """Close the stream below now, without a close_notify."""
+        self._closed = True
+        abort_stream(self.lower)
+
+    async def aclose(self) -> None:
+        """Send a close_notify if nothing is in its way, and close the stream below."""
+        if self._closed:
+            await self.lower.aclose()
+            return
+        self._closed = True
+        try:
+            if not self._broken and not self._sending:
+                self._say_goodbye()
+                await self._send_goodbye()
+        finally:
+            await trio.aclose_forcefully(self.lower)
+        await trio.lowlevel.checkpoint()
+
+    async def _send_goodbye(self) -> None:
+        try:
+            if self._direct is None:
+                await self._send_cipher()
+            else:
+                self._push()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+
+def as_direct(stream: trio.abc.Stream) -> Sender | None:
+    """The stream's direct sending side, or None if it has none."""
+    if isinstance(stream, TlsStream) and as_direct(stream.lower) is None:
+        return None
+    return stream if hasattr(stream, "try_send") else None
+
+
+def direct_stream(stream: trio.abc.Stream) -> trio.abc.Stream:
+    """`stream` itself, or the same socket as a `DirectStream` if it is trio's own."""
+    if isinstance(stream, trio.SocketStream):
+        return DirectStream(socket.socket(fileno=stream.socket.detach()))
+    return stream
+
+
+def abort_stream(stream: trio.abc.Stream) -> None:
+    """Close `stream` now.
+
+    By its own synchronous `abort()`; a stream without one is closed by a
+    system task of trio's, in the next turn of the loop.
+    """
+    abort = getattr(stream, "abort", None)
+    if abort is not None:
+        abort()
+    else:
+        trio.lowlevel.spawn_system_task(_close_quietly, stream)
+
+
+async def _close_quietly(stream: trio.abc.Stream) -> None:
+    try:
+        await trio.aclose_forcefully(stream)
+    except Exception:  # nobody is left to tell, and a system task must not raise
+        pass

@@ -1,0 +1,130 @@
+"""`Stream`: the receiving end of a subscription, a `trio.abc.ReceiveChannel`.
+
+The queue behind it, and what happens when it is full, is `protocol.inbox`;
+here is only the waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar, cast
+
+import trio
+
+from ._pace import Pace
+from .protocol.inbox import Queue
+
+__all__ = ["Stream"]
+
+ItemT = TypeVar("ItemT")
+
+
+class Stream(trio.abc.ReceiveChannel[ItemT], Generic[ItemT]):
+    """What arrives, in order. Iterate over it; leave its `with` block to close it.
+
+    After the connection has ended, the items that are left can be read, then
+    `trio.EndOfChannel` is raised. A stream closed by its holder raises
+    `trio.ClosedResourceError`; a second task that receives at the same time
+    gets `trio.BusyResourceError`. A stream opened with `on_full="fail"` raises
+    `StreamOverflow` once it has overflowed and what it held is read.
+    """
+
+    def __init__(self, queue: Queue, close: Callable[[Queue], None]) -> None:
+        self._queue = queue
+        self._close = close
+        self._pace = Pace()
+        self._receiving = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def receive(self) -> ItemT:
+        """The next item; waits for it.
+
+        Cancelling loses nothing. While items are ready this is a full
+        checkpoint only every 64th call or every millisecond.
+        """
+        self._begin()
+        try:
+            await self._pace.step()
+            while (item := self._queue.take()) is None:
+                self._check_open()
+                await self._wait()
+            return cast(ItemT, item)
+        finally:
+            self._receiving = False
+
+    def receive_nowait(self) -> ItemT:
+        """The next item, or `trio.WouldBlock`."""
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving from this stream")
+        item = self._queue.take()
+        if item is None:
+            self._check_open()
+            raise trio.WouldBlock
+        return cast(ItemT, item)
+
+    async def receive_many(self, limit: int = 65_536) -> list[ItemT]:
+        """All items that are ready, at least one and at most `limit`; waits for the first.
+
+        Cancelling loses nothing. A full checkpoint at each call.
+        """
+        self._begin()
+        try:
+            await trio.lowlevel.checkpoint()
+            while not (items := self._queue.take_many(limit)):
+                self._check_open()
+                await self._wait()
+            return cast(list[ItemT], items)
+        finally:
+            self._receiving = False
+
+    def close(self) -> None:
+        """Stop receiving; what the stream held is discarded. Idempotent."""
+        if not self._queue.closed:
+            self._close(self._queue)
+            self._notify()
+
+    async def aclose(self) -> None:
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def _begin(self) -> None:
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving from this stream")
+        if self._queue.closed:
+            raise trio.ClosedResourceError
+        self._receiving = True
+
+    def _check_open(self) -> None:
+        queue = self._queue
+        if queue.closed:
+            raise trio.ClosedResourceError
+        if queue.failure is not None:
+            raise queue.failure
+        if queue.ended:
+            raise trio.EndOfChannel
+
+    def _notify(self) -> None:
+        wake, self._queue.wake = self._queue.wake, None
+        if wake is not None:
+            wake()
+
+    async def _wait(self) -> None:
+        task = trio.lowlevel.current_task()
+        self._queue.wake = lambda: trio.lowlevel.reschedule(task)
+
+        def abort(_: Any) -> trio.lowlevel.Abort:
+            self._queue.wake = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)

@@ -1,0 +1,233 @@
+"""The tasks of one link: read, write, beat. Short loops around the session.
+
+A link's tasks never raise. Whichever finds the trouble first records it as the
+link's `cause` and cancels the link's scope, so no exception groups arise, and
+nothing of a link outlives it: its state is in this object, and dies with it.
+
+The reader never waits for anybody but the socket. Where a full stream would
+lose a message it gives the loop one turn, so that a consumer that is keeping
+up is never the victim of a burst.
+
+The socket is written by one side at a time. A send that finds everything idle
+writes directly; the next ones queue until the reader or the writer has run, so
+a burst becomes a batch and a lone message leaves without a task switch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import trio
+
+from ._ambient import ambient
+from ._mailbox import Mailbox
+from ._waker import Waker
+from .delivery import Delivery
+from .errors import LinkClosed, LinkDead, LinkError
+from .protocol.pulse import Beat, Pulse
+from .protocol.session import Heartbeat
+from .wires import Wire
+
+__all__ = ["Link"]
+
+#: How long a link that cannot be written any more may still be read.
+LAST_WORDS_S: Final = 0.5
+
+
+class Link:
+    """One live wire under a mailbox's session."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        mailbox: Mailbox,
+        pulse: Pulse | None,
+        heartbeat: Callable[[], Heartbeat] | None,
+    ) -> None:
+        self.wire = wire
+        self.pulse = pulse
+        self.cause: LinkError | None = None
+        #: Cancelled to end the link; without a cause, by a closing handshake.
+        self.scope: trio.CancelScope
+        self.close_with = (1000, "")
+        #: When the closing handshake must be over.
+        self.close_by = math.inf
+        self.over = False
+        self.opened_at = trio.current_time()
+        #: Whether the peer has shown life above TCP: a pong, or any message.
+        self.proven = False
+        self._mailbox = mailbox
+        self._session = mailbox.session
+        self._heartbeat = heartbeat
+        self._work = Waker()
+        self._writing = False
+        self._direct = True
+        self._bytes_in = wire.bytes_in
+        self._pongs = 0
+        self._received: Sequence[str | bytes] = ()
+        self._spawn: Callable[[Callable[[], Awaitable[None]]], None]
+
+    @property
+    def latency_s(self) -> float | None:
+        """Round trip of the last ping that was answered."""
+        return None if self.pulse is None else self.pulse.latency_s
+
+    async def run(
+        self,
+        opened: Callable[[], None],
+        received: Sequence[str | bytes] = (),
+        *,
+        beats: bool = True,
+    ) -> None:
+        """Run the link to its end: its first trouble, or `scope` cancelled.
+
+        `opened` is called once the outbox may flow; `received` came before
+        that. A server has one beat for all its peers (`beats=False`), and lets
+        the calling task read: fewer tasks for an idle peer.
+        """
+        self._received = received
+        try:
+            async with trio.open_nursery() as nursery:
+                self.scope = nursery.cancel_scope
+                self._spawn = nursery.start_soon
+                self._mailbox.link_up(self._write_directly, self._wake, self.wire.written)
+                opened()
+                if len(self._session.lanes):
+                    self._wake()
+                if beats:
+                    nursery.start_soon(self.beat)
+                    nursery.start_soon(self.read)
+                else:
+                    await self.read()
+            if self.cause is None:
+                with trio.move_on_at(self.close_by):
+                    await self.wire.close(*self.close_with)
+        finally:
+            self.over = True
+            if self.cause is None:
+                # Without waiting; where the link is closed already, it is nothing.
+                self.wire.close_nowait(1001)
+            self.wire.abort()
+            self._session.written(self.wire.written)
+            self._mailbox.link_down()
+
+    def fail(self, cause: LinkError) -> None:
+        """Record the first cause and end the link."""
+        if self.cause is None:
+            self.cause = cause
+        self.scope.cancel()
+
+    def _wake(self) -> None:
+        """Let the writer run; it is started when there is first something for it."""
+        if not self._writing:
+            self._writing = True
+            self._spawn(self.write)
+        self._work.wake()
+
+    async def read(self) -> None:
+        """The reader: wire -> session -> streams."""
+        session, wire = self._session, self.wire
+        try:
+            batch, self._received = self._received, ()
+            while True:
+                if batch:
+                    self.proven = True
+                    session.receive(batch, trio.current_time())
+                    while not session.route():
+                        await trio.lowlevel.checkpoint()
+                self._direct = True
+                if wire.wants_flush:
+                    self._wake()
+                batch = await wire.receive()
+                self.heard()
+        except LinkError as cause:
+            self.fail(cause)
+
+    async def write(self) -> None:
+        """The writer: what could not be written directly, and every batch."""
+        session, wire, mailbox = self._session, self.wire, self._mailbox
+        try:
+            while True:
+                await self._work.wait(session.ready_at)
+                while True:
+                    if wire.wants_flush:
+                        await wire.flush()
+                        session.written(wire.written)
+                    batch = session.take(trio.current_time())
+                    if not batch:
+                        break
+                    await wire.send(batch)
+                    session.written(wire.written)
+                    mailbox.moved()
+                self._direct = True
+                mailbox.moved()
+        except trio.BrokenResourceError as error:
+            # The reader may still find a close frame, which tells more.
+            await trio.sleep(LAST_WORDS_S)
+            cause = LinkClosed(1006, str(error))
+            cause.__cause__ = error
+            self.fail(cause)
+
+    async def beat(self) -> None:
+        """The heartbeat: pings when it is silent, and tells a dead link."""
+        while self.pulse is not None:
+            await trio.sleep_until(self.pulse.due)
+            await self.tick()
+
+    async def tick(self) -> None:
+        """Do what is due now."""
+        pulse = self.pulse
+        assert pulse is not None
+        now = trio.current_time()
+        match pulse.tick(now, ambient().wall_s()):
+            case Beat.PING:
+                self._ping()
+            case Beat.SUSPECT:
+                # The loop polls sockets before it expires deadlines, so one
+                # turn from here the reader has found what had arrived, even if
+                # the program has just blocked the loop for a minute.
+                await trio.lowlevel.checkpoint()
+                self.heard()
+                silent_s = pulse.verdict(now)
+                if silent_s is not None:
+                    self.fail(LinkDead(silent_s))
+            case Beat.NOTHING:
+                pass
+
+    def heard(self) -> None:
+        """Take note of the bytes that have come in since the last look."""
+        wire, pulse = self.wire, self.pulse
+        if wire.bytes_in != self._bytes_in:
+            self._bytes_in = wire.bytes_in
+            now = trio.current_time()
+            if pulse is not None:
+                pulse.heard(now)
+            if wire.pongs != self._pongs:
+                self._pongs = wire.pongs
+                self.proven = True
+                if pulse is not None:
+                    pulse.pong(now)
+
+    def _ping(self) -> None:
+        flush = self.wire.ping()
+        if self._heartbeat is not None:
+            self._session.beat(self._heartbeat())
+            flush = True
+        if flush:
+            self._wake()
+
+    def _write_directly(self, delivery: Delivery, now: float) -> bool:
+        if not self._direct or not self._session.may_send_directly(now):
+            return False
+        try:
+            if not self.wire.send_nowait((delivery,)):
+                return False
+        except trio.BrokenResourceError:
+            return False  # the reader finds out why
+        self._direct = False
+        self._session.sent_directly(delivery, self.wire.written, now)
+        if self.wire.wants_flush:
+            self._wake()
+        return True

@@ -1,0 +1,455 @@
+"""What a client's connection and a server's peer can do alike: send and subscribe.
+
+`Endpoint` is what every one has. `EnvelopeVerbs` speaks typed messages;
+`RawVerbs` is its sibling for `codec="raw"`, which sends text and bytes as
+they are. (A subclass of the one could not have the other's `send`.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, overload
+
+import attrs
+import trio
+
+from ._ambient import ambient
+from ._mailbox import Mailbox
+from ._pace import Pace
+from ._subscription import Stream
+from .delivery import Delivery
+from .errors import Offline, OptionError, PayloadError
+from .message import Gap, Malformed, Message, Outcome, Priority, Reset, dropped
+from .options import InboxLimits, OnFull, OutboxLimits, check_number
+from .protocol.codec import Codec, Meta, decode_raw, encode_raw, payload_reader
+from .protocol.lanes import Entry
+from .protocol.session import Heartbeat, Session
+
+__all__ = ["Endpoint", "EnvelopeVerbs", "RawVerbs", "Sender", "Statistics", "WhenOffline"]
+
+T = TypeVar("T")
+WhenOffline: TypeAlias = Literal["queue", "fail", "drop"]
+
+_PRIORITIES: Final = frozenset(Priority)
+_BITS_OF_ID: Final = 64
+
+
+@attrs.frozen(kw_only=True)
+class Statistics:
+    """A snapshot of one connection's or peer's books.
+
+    `accepted` sends = the sum of `outcomes` + `queued` + `in_flight`.
+    """
+
+    accepted: int
+    outcomes: Mapping[Outcome, int]
+    #: Messages in the outbox, by the priority of the lane they are in.
+    queued: Mapping[Priority, int]
+    queued_bytes: int
+    #: Handed to the link, not wholly taken by the kernel.
+    in_flight: int
+    #: Sends that are parked because the outbox is full.
+    waiting: int
+    #: WebSocket messages received, on all links.
+    received: int
+    #: Received when no stream wanted them.
+    discarded: int
+    malformed: int
+    #: Lost to a full stream.
+    lost: int
+    #: Round trip of the last ping in seconds, or None.
+    latency_s: float | None
+
+
+class Endpoint:
+    """What both kinds share: the books, the streams of what could not be read, drain."""
+
+    def __init__(self, session: Session, outbox: OutboxLimits) -> None:
+        self._session = session
+        self._mailbox = Mailbox(session)
+        self._message_bytes = outbox.message_bytes
+        self._pace = Pace()
+        self._latency_s: float | None = None
+
+    def malformed(self) -> Stream[Malformed | Gap]:
+        """A stream of what came in and could not be decoded, with why.
+
+        It keeps the latest 256; each is also counted in `statistics()`.
+        """
+        inbox = self._session.inbox
+        return Stream(inbox.open_malformed(), inbox.close)
+
+    async def drain(self) -> None:
+        """Wait until every accepted send has its outcome.
+
+        Cancelling stops the wait and nothing else.
+        """
+        await self._mailbox.wait_drained()
+
+    def statistics(self) -> Statistics:
+        session = self._session
+        return Statistics(
+            accepted=session.accepted,
+            outcomes=dict(session.outcomes),
+            queued=session.lanes.depth(),
+            queued_bytes=session.lanes.total_bytes,
+            in_flight=session.unsettled - len(session.lanes),
+            waiting=self._mailbox.waiting,
+            received=session.received,
+            discarded=session.inbox.discarded,
+            malformed=session.inbox.malformed_count,
+            lost=session.inbox.lost,
+            latency_s=self._latency_s,
+        )
+
+    def _open_stream(
+        self,
+        types: frozenset[str] | None,
+        reader: Callable[[Any], Any],
+        capacity: int | None,
+        on_full: OnFull,
+    ) -> Stream[Any]:
+        inbox = self._session.inbox
+        if capacity is not None:
+            check_number("capacity", capacity, least=1, whole=True, finite=True)
+        return Stream(
+            inbox.open(types, reader=reader, capacity=capacity, on_full=on_full), inbox.close
+        )
+
+    def _delivery(
+        self,
+        id: str,
+        data: bytes,
+        binary: bool,
+        priority: Priority,
+        key: str | None,
+        order: str | None,
+        ttl_s: float | None,
+        when_offline: WhenOffline,
+    ) -> Delivery:
+        if len(data) > self._message_bytes:
+            raise PayloadError(
+                "payload", f"must encode to at most {self._message_bytes} bytes", len(data)
+            )
+        expires_at = math.inf
+        if ttl_s is not None:
+            check_number("ttl_s", ttl_s)
+            expires_at = trio.current_time() + ttl_s
+        ephemeral = when_offline != "queue"
+        if ephemeral and when_offline not in ("fail", "drop"):
+            raise OptionError("when_offline", 'must be "queue", "fail" or "drop"', when_offline)
+        if priority not in _PRIORITIES:
+            raise OptionError("priority", "must be a Priority", priority)
+        return Delivery(
+            id, data, binary, priority, key, order, expires_at, ephemeral, self._withdraw
+        )
+
+    def _withdraw(self, entry: Entry) -> bool:
+        return self._mailbox.withdraw(entry)
+
+    def _offline(self, delivery: Delivery, when_offline: WhenOffline) -> bool:
+        """Whether the link is down and `delivery` will not wait for it."""
+        if self._session.linked or when_offline == "queue":
+            return False
+        if self._mailbox.closed:
+            raise trio.ClosedResourceError
+        if when_offline == "fail":
+            raise Offline("no link is up")
+        self._session.reject(delivery, dropped("offline"))
+        return True
+
+    async def _put(self, delivery: Delivery, when_offline: WhenOffline) -> Delivery:
+        await self._pace.step()
+        if not self._offline(delivery, when_offline):
+            await self._mailbox.put(delivery)
+        return delivery
+
+    def _put_nowait(self, delivery: Delivery, when_offline: WhenOffline) -> Delivery:
+        if not self._offline(delivery, when_offline):
+            self._mailbox.put_nowait(delivery)
+        return delivery
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        try:
+            await delivery.wait_written()
+        except trio.Cancelled:
+            delivery.withdraw()
+            raise
+
+
+class EnvelopeVerbs(Endpoint):
+    """Typed messages: an envelope of type, payload, priority and the like, by a codec."""
+
+    def __init__(self, codec: Codec, outbox: OutboxLimits, inbox: InboxLimits) -> None:
+        super().__init__(Session(codec.decode, outbox, inbox), outbox)
+        self._codec = codec
+        self._id_prefix = f"{ambient().random.getrandbits(_BITS_OF_ID):016x}-"
+        self._ids = 0
+
+    async def send(
+        self,
+        type: str,
+        payload: Any = None,
+        *,
+        priority: Priority = Priority.NORMAL,
+        key: str | None = None,
+        order: str | None = None,
+        ttl_s: float | None = None,
+        when_offline: WhenOffline = "queue",
+    ) -> Delivery:
+        """Send a message, or queue it; waits only if the outbox is full.
+
+        - `key`: takes the place of a queued message with the same key, which
+          is `dropped("replaced")`.
+        - `order`: messages with the same `order` keep their order, whatever
+          their priority.
+        - `ttl_s`: seconds after which the message, if it has not left, is
+          `dropped("expired")`; None for never.
+        - `when_offline`: with no link up, "queue" it, "fail" with `Offline`,
+          or "drop" it (`dropped("offline")`, also if the link dies before it
+          has left).
+
+        Raises `PayloadError` for what cannot be encoded or is too large,
+        `OptionError`, and `trio.ClosedResourceError` after the end. A send
+        that raises was not accepted. Cancelling while it waits for room: not
+        accepted. While it need not wait, it is a full checkpoint only every
+        64th call or every millisecond.
+        """
+        delivery = self._encode(type, payload, priority, key, order, ttl_s, when_offline)
+        return await self._put(delivery, when_offline)
+
+    def send_nowait(
+        self,
+        type: str,
+        payload: Any = None,
+        *,
+        priority: Priority = Priority.NORMAL,
+        key: str | None = None,
+        order: str | None = None,
+        ttl_s: float | None = None,
+        when_offline: WhenOffline = "queue",
+    ) -> Delivery:
+        """As `send`, but raises `trio.WouldBlock` (not accepted) where that would wait."""
+        delivery = self._encode(type, payload, priority, key, order, ttl_s, when_offline)
+        return self._put_nowait(delivery, when_offline)
+
+    async def deliver(
+        self,
+        type: str,
+        payload: Any = None,
+        *,
+        priority: Priority = Priority.NORMAL,
+        key: str | None = None,
+        order: str | None = None,
+        ttl_s: float | None = None,
+        when_offline: WhenOffline = "queue",
+    ) -> None:
+        """Send, and wait for the best outcome there is: `written` on a plain link.
+
+        Raises as `send` does, and `Undelivered` if it came to nothing.
+        Cancelling withdraws the message: unless it is committed to a link
+        already, it is never sent.
+        """
+        await self._deliver(
+            await self.send(
+                type,
+                payload,
+                priority=priority,
+                key=key,
+                order=order,
+                ttl_s=ttl_s,
+                when_offline=when_offline,
+            )
+        )
+
+    def sender(
+        self,
+        type: str,
+        *,
+        priority: Priority = Priority.NORMAL,
+        key: str | None = None,
+        order: str | None = None,
+        ttl_s: float | None = None,
+        when_offline: WhenOffline = "queue",
+    ) -> Sender[Any]:
+        """A `trio.abc.SendChannel` whose values are the payloads of messages of one type."""
+
+        async def send(payload: Any) -> None:
+            await self.send(
+                type,
+                payload,
+                priority=priority,
+                key=key,
+                order=order,
+                ttl_s=ttl_s,
+                when_offline=when_offline,
+            )
+
+        return Sender(send)
+
+    @overload
+    def subscribe(
+        self, *types: str, capacity: int | None = ..., on_full: OnFull = ...
+    ) -> Stream[Message[Any] | Gap | Reset]: ...
+    @overload
+    def subscribe(
+        self, *types: str, as_: type[T], capacity: int | None = ..., on_full: OnFull = ...
+    ) -> Stream[Message[T] | Gap | Reset]: ...
+    @overload
+    def subscribe(
+        self, *types: str, as_: Any, capacity: int | None = ..., on_full: OnFull = ...
+    ) -> Stream[Message[Any] | Gap | Reset]: ...
+    def subscribe(
+        self,
+        *types: str,
+        as_: Any = Any,
+        capacity: int | None = None,
+        on_full: OnFull = "pause",
+    ) -> Stream[Any]:
+        """Open a stream of the messages of these types; of all but `heartbeat` if none is named.
+
+        `as_` is what payloads are decoded to and validated as (any type that
+        msgspec knows); what fails goes to `malformed()`. `capacity` is in
+        messages; None is 16,384. The stream is also bounded by
+        `InboxLimits.total_bytes`. When it is full, and its consumer has had a
+        turn, `on_full` says what is lost; a `Gap` marks the place:
+
+        - "pause": holds the sender back where a session can; on a plain link
+          the newest is lost;
+        - "drop_newest", "drop_oldest";
+        - "fail": the stream ends with `StreamOverflow`;
+        - `Conflate(...)`: only the newest of each key is kept, without a `Gap`.
+
+        Each stream gets every message of its types once. It closes at the end
+        of its `with` block.
+        """
+        for name in types:
+            if not isinstance(name, str):
+                raise OptionError("types", "must be strings", name)
+        return self._open_stream(
+            frozenset(types) if types else None,
+            payload_reader(self._codec, as_),
+            capacity,
+            on_full,
+        )
+
+    def _encode(
+        self,
+        type: str,
+        payload: Any,
+        priority: Priority,
+        key: str | None,
+        order: str | None,
+        ttl_s: float | None,
+        when_offline: WhenOffline,
+    ) -> Delivery:
+        self._ids += 1
+        id = f"{self._id_prefix}{self._ids}"
+        codec = self._codec
+        data = codec.encode(type, payload, Meta(id, int(ambient().wall_s() * 1000), priority, key))
+        return self._delivery(id, data, codec.binary, priority, key, order, ttl_s, when_offline)
+
+    def _heartbeat(self) -> Heartbeat:
+        codec = self._codec
+        self._ids += 1
+        meta = Meta(
+            f"{self._id_prefix}{self._ids}",
+            int(ambient().wall_s() * 1000),
+            Priority.NORMAL,
+            None,
+        )
+        return Heartbeat(codec.encode("heartbeat", None, meta), binary=codec.binary)
+
+
+class RawVerbs(Endpoint):
+    """Text and bytes as they are: a `str` goes as a text message, bytes as a binary one."""
+
+    def __init__(self, outbox: OutboxLimits, inbox: InboxLimits) -> None:
+        super().__init__(Session(decode_raw, outbox, inbox), outbox)
+
+    async def send(
+        self,
+        data: str | bytes | bytearray | memoryview,
+        *,
+        priority: Priority = Priority.NORMAL,
+        key: str | None = None,
+        order: str | None = None,
+        ttl_s: float | None = None,
+        when_offline: WhenOffline = "queue",
+    ) -> Delivery:
+        """Send `data`; everything else as `Connection.send`."""
+        encoded, binary = encode_raw(data)
+        delivery = self._delivery("", encoded, binary, priority, key, order, ttl_s, when_offline)
+        return await self._put(delivery, when_offline)
+
+    def send_nowait(
+        self,
+        data: str | bytes | bytearray | memoryview,
+        *,
+        priority: Priority = Priority.NORMAL,
+        key: str | None = None,
+        order: str | None = None,
+        ttl_s: float | None = None,
+        when_offline: WhenOffline = "queue",
+    ) -> Delivery:
+        """As `send`, but raises `trio.WouldBlock` (not accepted) where that would wait."""
+        encoded, binary = encode_raw(data)
+        delivery = self._delivery("", encoded, binary, priority, key, order, ttl_s, when_offline)
+        return self._put_nowait(delivery, when_offline)
+
+    async def deliver(
+        self,
+        data: str | bytes | bytearray | memoryview,
+        *,
+        priority: Priority = Priority.NORMAL,
+        key: str | None = None,
+        order: str | None = None,
+        ttl_s: float | None = None,
+        when_offline: WhenOffline = "queue",
+    ) -> None:
+        """Send and wait until it is written; everything else as `Connection.deliver`."""
+        await self._deliver(
+            await self.send(
+                data,
+                priority=priority,
+                key=key,
+                order=order,
+                ttl_s=ttl_s,
+                when_offline=when_offline,
+            )
+        )
+
+    def subscribe(
+        self, *, capacity: int | None = None, on_full: OnFull = "pause"
+    ) -> Stream[Message[str | bytes] | Gap | Reset]:
+        """Open a stream of all messages; the payload is a `str` or `bytes`.
+
+        `capacity` and `on_full` as for `Connection.subscribe`.
+        """
+        return self._open_stream(None, _as_it_is, capacity, on_full)
+
+
+class Sender(trio.abc.SendChannel[T], Generic[T]):
+    """The sending end for one type of message. Closing it closes nothing else."""
+
+    def __init__(self, send: Callable[[T], Any]) -> None:
+        self._send = send
+        self._closed = False
+
+    async def send(self, value: T) -> None:
+        """Send `value` as a payload. Waits, raises and is cancelled as `Connection.send`."""
+        if self._closed:
+            raise trio.ClosedResourceError
+        await self._send(value)
+
+    def close(self) -> None:
+        self._closed = True
+
+    async def aclose(self) -> None:
+        self._closed = True
+        await trio.lowlevel.checkpoint()
+
+
+def _as_it_is(payload: Any) -> Any:
+    return payload

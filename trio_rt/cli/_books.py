@@ -1,0 +1,187 @@
+"""The demo's books: every message that was accepted, every one that arrived."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import attrs
+import msgspec
+
+from .._verbs import Statistics
+from ..delivery import Delivery
+from ..message import Gap, Message, Priority, Reset
+
+__all__ = ["Books", "Note", "Report", "Way", "percentile"]
+
+#: How the outcome of a missing message begins.
+MAY_BE_MISSING: Final = ("dropped", "indeterminate")
+#: Outcomes that say that it was never sent.
+NEVER_SENT: Final = ("dropped", "withdrawn")
+#: What a critical message has to pass, of all that was queued before it.
+OVERTAKE_GOAL: Final = 0.9
+
+
+class Note(msgspec.Struct):
+    """The payload of every message: its number in one direction, and some text."""
+
+    number: int
+    text: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Way:
+    """One direction, counted."""
+
+    accepted: int
+    #: By outcome, as text.
+    outcomes: dict[str, int]
+    #: Different messages that arrived.
+    delivered: int
+    #: Arrivals of a message that had arrived before.
+    doubled: int
+    #: Arrivals behind a later message of the same priority.
+    out_of_order: int
+    #: Messages that never arrived, by outcome.
+    undelivered: dict[str, int]
+    #: Messages that arrived although their outcome says that they were never sent.
+    ghosts: int
+    #: Lost to a full stream, and announced there.
+    gaps: int
+    #: Announcements that something may be missing: one for each new link.
+    resets: int
+    #: What the library's own statistics say.
+    library_accepted: int
+    library_outcomes: dict[str, int]
+
+    def broken_promises(self, *, abrupt: bool) -> Iterator[str]:
+        """What was promised and is not so."""
+        if not sum(self.outcomes.values()) == self.accepted == self.library_accepted:
+            yield "the outcomes do not sum up to the accepted sends"
+        if self.outcomes != self.library_outcomes:
+            yield "the outcomes are not those of statistics()"
+        if self.doubled:
+            yield f"{self.doubled} messages came twice"
+        if self.out_of_order:
+            yield f"{self.out_of_order} messages came out of order"
+        if self.ghosts:
+            yield f"{self.ghosts} messages came that were said to be never sent"
+        for outcome, count in self.undelivered.items():
+            if outcome.startswith(MAY_BE_MISSING) or (abrupt and outcome == "written"):
+                continue
+            yield f"{count} messages are missing whose outcome is {outcome}"
+
+    @property
+    def lost_in_flight(self) -> int:
+        """Written, not delivered: more than a plain link can know."""
+        return self.undelivered.get("written", 0)
+
+
+@attrs.frozen(kw_only=True)
+class Report:
+    """What the demo has found."""
+
+    seed: int
+    abrupt: bool
+    seconds: float
+    client_to_server: Way
+    server_to_client: Way
+    cuts_by_reset: int
+    cuts_in_mid_frame: int
+    reconnects: int
+    recovery_p50_s: float
+    recovery_p99_s: float
+    #: LOW messages that waited when a CRITICAL one was sent, and how many it passed.
+    backlog: int
+    overtaken: int
+    broken_promises: tuple[str, ...] = ()
+
+    @property
+    def overtaken_share(self) -> float:
+        return self.overtaken / self.backlog
+
+    def judged(self) -> Report:
+        """This report with its broken promises."""
+        broken = [
+            f"{name}: {promise}"
+            for name, way in (
+                ("client to server", self.client_to_server),
+                ("server to client", self.server_to_client),
+            )
+            for promise in way.broken_promises(abrupt=self.abrupt)
+        ]
+        if self.overtaken_share < OVERTAKE_GOAL:
+            broken.append(f"a critical message passed only {self.overtaken_share:.0%} of a backlog")
+        return attrs.evolve(self, broken_promises=tuple(broken))
+
+
+class Books:
+    """One direction, while it runs."""
+
+    def __init__(self) -> None:
+        self.deliveries: list[Delivery] = []
+        #: Numbers in the order of arrival.
+        self.arrivals: list[int] = []
+        self.gaps = 0
+        self.resets = 0
+        self._out_of_order = 0
+        self._latest: dict[Priority, int] = {}
+
+    @property
+    def next_number(self) -> int:
+        return len(self.deliveries)
+
+    def accepted(self, delivery: Delivery) -> None:
+        """The send with `next_number` was accepted."""
+        self.deliveries.append(delivery)
+
+    def arrived(self, item: Message[Note] | Gap | Reset) -> None:
+        match item:
+            case Message():
+                self._arrived(item)
+            case Gap():
+                self.gaps += item.count
+            case Reset():
+                self.resets += 1
+
+    def _arrived(self, message: Message[Note]) -> None:
+        number = message.payload.number
+        self.arrivals.append(number)
+        if message.key is None:  # one with a key takes the place of an older one
+            self._out_of_order += number < self._latest.get(message.priority, -1)
+            self._latest[message.priority] = number
+
+    def close(self, statistics: Sequence[Statistics]) -> Way:
+        """Count everything, and put the library's own counts beside it."""
+        times = Counter(self.arrivals)
+        outcomes = [delivery.outcome for delivery in self.deliveries]
+        missing = Counter(
+            str(outcome) for number, outcome in enumerate(outcomes) if number not in times
+        )
+        library: Counter[str] = Counter()
+        for one in statistics:
+            library.update({str(outcome): count for outcome, count in one.outcomes.items()})
+        return Way(
+            accepted=len(outcomes),
+            outcomes=dict(Counter(str(o) for o in outcomes if o is not None)),
+            delivered=len(times),
+            doubled=times.total() - len(times),
+            out_of_order=self._out_of_order,
+            undelivered=dict(missing),
+            ghosts=sum(
+                o is not None and o.kind in NEVER_SENT and number in times
+                for number, o in enumerate(outcomes)
+            ),
+            gaps=self.gaps,
+            resets=self.resets,
+            library_accepted=sum(one.accepted for one in statistics),
+            library_outcomes=dict(library),
+        )
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of them do not exceed; 0 of none."""
+    ranked = sorted(values)
+    return ranked[max(0, math.ceil(share * len(ranked)) - 1)] if ranked else 0.0

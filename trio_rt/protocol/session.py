@@ -1,0 +1,238 @@
+"""One side of the talk: the same class at both ends.
+
+A `Session` outlives links. It owns the outbox (`lanes`) and the inbox, knows
+what is committed to the link of the moment, and keeps the books: every
+accepted send ends in one outcome, and the sum of outcomes is the sum of
+accepted sends.
+
+On a plain link messages carry no numbers. *Committed* then means handed to the
+wire; the kernel taking a message's last byte settles it as `written`, and a
+link that dies before that leaves it `indeterminate`: it is not sent again,
+since it may have arrived.
+
+Nothing here waits. Methods called *by the program* queue things, those *from
+the network* and *from time* change the books, and `take` says what is to be
+sent. `now` is always seconds on the same monotonic clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from ..errors import DecodeError
+from ..message import INDETERMINATE, WRITTEN, Malformed, Message, Outcome, dropped
+from ..options import InboxLimits, OutboxLimits
+from .inbox import Inbox
+from .lanes import Entry, Lanes
+
+__all__ = ["BATCH_BYTES", "Decode", "Heartbeat", "Session", "size_bytes"]
+
+#: The most that is committed at once. What is committed can no longer be
+#: overtaken, so this bounds what an urgent message has to wait for, and it is
+#: also where a system call stops getting cheaper by the byte.
+BATCH_BYTES: Final = 64 << 10
+
+Decode = Callable[[str | bytes], Iterable[Message[Any]]]
+
+
+def size_bytes(data: str | bytes) -> int:
+    """What `data` takes on the wire, in bytes: characters are not bytes."""
+    if isinstance(data, bytes) or data.isascii():
+        return len(data)
+    return len(data.encode())
+
+
+class Heartbeat(Entry):
+    """A heartbeat message: it travels as a send does, but is none in the books."""
+
+    __slots__ = ()
+
+
+class Session:
+    def __init__(self, decode: Decode, outbox: OutboxLimits, inbox: InboxLimits) -> None:
+        self.lanes = Lanes(outbox, self._count)
+        self.inbox = Inbox(inbox)
+        self.outcomes: Counter[Outcome] = Counter()
+        self.accepted = 0
+        self.received = 0
+        self.linked = False
+        self._decode = decode
+        self._rate = _Rate(outbox.rate_per_s)
+        self._beat: Heartbeat | None = None
+        self._flight: deque[Entry] = deque()
+        self._written = 0
+        self._arrived: deque[tuple[Message[Any], int]] = deque()
+        self._now = 0.0
+
+    # By the program
+
+    def offer(self, entry: Entry, now: float) -> bool:
+        """Queue `entry` if there is room, or room can be made. False: nothing changed."""
+        if not self.lanes.offer(entry, now):
+            return False
+        self.accepted += 1
+        return True
+
+    def reject(self, entry: Entry, outcome: Outcome) -> None:
+        """Accept `entry` and settle it in the same step."""
+        self.accepted += 1
+        self._settle(entry, outcome)
+
+    def drop_ephemeral(self) -> None:
+        """Drop what its sender would not have queued offline."""
+        self.lanes.clear(dropped("offline"), lambda entry: entry.ephemeral)
+
+    def withdraw(self, entry: Entry) -> bool:
+        """Take `entry` back. False if it is committed, or settled already."""
+        return self.lanes.withdraw(entry)
+
+    @property
+    def unsettled(self) -> int:
+        """Accepted sends that have no outcome yet."""
+        return len(self.lanes) + sum(type(entry) is not Heartbeat for entry in self._flight)
+
+    # Out
+
+    def may_send_directly(self, now: float) -> bool:
+        """Whether a new message would be the next to leave, now."""
+        return not len(self.lanes) and not self._flight and self._rate.ready_at <= now
+
+    def sent_directly(self, entry: Entry, written: int, now: float) -> None:
+        """`entry` went to the wire past the lanes; `written` is the wire's count since."""
+        self.accepted += 1
+        self._rate.spend(now)
+        self._flight.append(entry)
+        self.written(written)
+
+    def take(self, now: float) -> list[Entry]:
+        """Commit what is to be sent next: at most `BATCH_BYTES`, or one message."""
+        batch: list[Entry] = []
+        if self._beat is not None:
+            batch.append(self._beat)
+            self._beat = None
+        room: float = math.inf
+        pop = self.lanes.pop
+        unlimited = self._rate.unlimited
+        while unlimited or self._rate.ready_at <= now:
+            entry = pop(now, room)
+            if entry is None:
+                break
+            if not unlimited:
+                self._rate.spend(now)
+            batch.append(entry)
+            if room == math.inf:
+                room = BATCH_BYTES
+            room -= len(entry.data)
+        self._flight.extend(batch)
+        return batch
+
+    @property
+    def ready_at(self) -> float:
+        """When `take` has something: -inf for now, `inf` for not before more is queued."""
+        if self._beat is not None:
+            return -math.inf
+        return self._rate.ready_at if len(self.lanes) else math.inf
+
+    # From the network
+
+    def link_up(self, now: float, written: int) -> None:
+        """A link is open; `written` messages that are none of ours went before."""
+        self.linked = True
+        self._written = written
+        self.lanes.go_online(now)
+
+    def link_down(self, now: float) -> None:
+        """The link is gone; what it had not taken wholly may or may not arrive."""
+        self.linked = False
+        self._beat = None
+        self.lanes.go_offline(now)
+        while self._flight:
+            self._settle(self._flight.popleft(), INDETERMINATE)
+
+    def interrupted(self, cause: Exception | None) -> None:
+        """A later link to a plain server: nobody knows what was missed."""
+        self.route(final=True)
+        self.inbox.reset(cause)
+
+    def written(self, count: int) -> None:
+        """The kernel has taken `count` messages of this link wholly."""
+        flight = self._flight
+        settle = self._settle
+        for _ in range(count - self._written):
+            settle(flight.popleft(), WRITTEN)
+        self._written = count
+
+    def receive(self, batch: Sequence[str | bytes], now: float) -> None:
+        """Decode what one read brought. `route` then hands it out."""
+        arrived = self._arrived
+        decode = self._decode
+        for data in batch:
+            try:
+                for message in decode(data):
+                    arrived.append((message, size_bytes(data)))
+            except DecodeError as error:
+                self.inbox.malformed(Malformed(data, error, now))
+            except Exception as error:
+                # A foreign codec's own bug must not end the link.
+                wrapped = DecodeError("message", f"made the codec raise {error!r}", data)
+                wrapped.__cause__ = error
+                self.inbox.malformed(Malformed(data, wrapped, now))
+        self.received += len(batch)
+        self._now = now
+
+    def route(self, *, final: bool = False) -> bool:
+        """Hand what has arrived to the streams.
+
+        False: a full stream would lose something, and its consumer has had no
+        turn since. Give the loop one turn and call again. `final` drops instead.
+        """
+        arrived = self._arrived
+        receive = self.inbox.receive
+        while arrived:
+            message, size = arrived[0]
+            if not receive(message, size, self._now) and (
+                not final or not receive(message, size, self._now)
+            ):
+                return False
+            arrived.popleft()
+        return True
+
+    # From time
+
+    def beat(self, entry: Heartbeat) -> None:
+        """Send a heartbeat before anything else; one at a time waits."""
+        if self._beat is None:
+            self._beat = entry
+
+    # The books
+
+    def _settle(self, entry: Entry, outcome: Outcome) -> None:
+        entry.settle(outcome)
+        self._count(entry, outcome)
+
+    def _count(self, entry: Entry, outcome: Outcome) -> None:
+        if type(entry) is not Heartbeat:
+            self.outcomes[outcome] += 1
+
+    def end(self) -> None:
+        """The connection is over: what is queued is dropped, the streams end."""
+        self.lanes.clear(dropped("closed"))
+        self.route(final=True)
+        self.inbox.end()
+
+
+class _Rate:
+    """A token bucket: `rate_per_s`, and a tenth of a second's worth (at least one) at once."""
+
+    def __init__(self, rate_per_s: float) -> None:
+        self.unlimited = math.isinf(rate_per_s)
+        self.ready_at = -math.inf
+        self._step_s = 0.0 if self.unlimited else 1.0 / rate_per_s
+        self._burst_s = max(0.0, 0.1 - self._step_s)
+
+    def spend(self, now: float) -> None:
+        if not self.unlimited:
+            self.ready_at = max(self.ready_at, now - self._burst_s) + self._step_s
