@@ -257,6 +257,7 @@ def test_render_keeps_the_framing() -> None:
     assert dict(response.headers)[b"connection"] == b"close"
     assert len(names) == len(set(names))
     assert b"transfer-encoding" not in names
+    assert dict(response.headers)[b"content-length"] == b"2"
 
 
 def test_render_upgrade() -> None:

@@ -64,10 +64,12 @@ class Mailbox:
         if self.closed:
             raise trio.ClosedResourceError
         now = trio.current_time()
-        if self.direct is not None and self.direct(delivery, now):
+        if self.direct is not None and delivery.expires_at > now and self.direct(delivery, now):
             return
         if self._barred(delivery.priority) or not self._offer(delivery, now):
             raise trio.WouldBlock
+        if self._waiting:  # it may have replaced or evicted a larger one
+            self._admit()
 
     async def put(self, delivery: Delivery) -> None:
         """As `put_nowait`, but wait for room.
@@ -115,6 +117,7 @@ class Mailbox:
         self.direct = self.wake = None
         self.session.link_down(trio.current_time())
         self.session.drop_ephemeral()
+        self._drop_ephemeral_waiters()
         self.moved()
 
     async def wait_drained(self) -> None:
@@ -185,6 +188,14 @@ class Mailbox:
                 if not self._offer(waiters[0].delivery, now):
                     return
                 waiter = waiters.popleft()
+                waiter.admitted = True
+                self._resume(waiter)
+
+    def _drop_ephemeral_waiters(self) -> None:
+        for waiters in self._waiters.values():
+            for waiter in [each for each in waiters if each.delivery.ephemeral]:
+                self.session.reject(waiter.delivery, dropped("offline"))
+                waiters.remove(waiter)
                 waiter.admitted = True
                 self._resume(waiter)
 

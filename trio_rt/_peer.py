@@ -83,11 +83,17 @@ class Served(Endpoint):
                 with scope:
                     await handler(self)
             except* Exception as errors:
-                logger.error("%s: the handler failed", self.handshake.remote, exc_info=errors)
                 code = 1011
+                self._report(errors)
             self.close(code)
             await self._gone.wait()
             nursery.cancel_scope.cancel()
+
+    def _report(self, errors: ExceptionGroup[Exception]) -> None:
+        late = errors.split(trio.ClosedResourceError)[1] is None and self._gone.is_set()
+        # A handler that finds out by a send that its client has gone has no fault.
+        level = logging.DEBUG if late else logging.ERROR
+        logger.log(level, "%s: the handler failed", self.handshake.remote, exc_info=errors)
 
     async def _drain_and_close(self) -> None:
         with trio.move_on_at(self._link.close_by):

@@ -76,6 +76,7 @@ class StateBoard:
     def __init__(self, first: State) -> None:
         self.current = first
         self._watchers: set[StateStream] = set()
+        self._ended = False
 
     def post(self, state: State) -> None:
         self.current = state
@@ -85,9 +86,12 @@ class StateBoard:
     def watch(self) -> StateStream:
         stream = StateStream(self.current, self._watchers.discard)
         self._watchers.add(stream)
+        if self._ended:
+            stream._end()
         return stream
 
     def end(self) -> None:
         """No state will follow."""
+        self._ended = True
         for watcher in self._watchers:
             watcher._end()

@@ -13,6 +13,7 @@ from typing import Any, Generic, Self, TypeVar, cast
 import trio
 
 from ._pace import Pace
+from .errors import OptionError
 from .protocol.inbox import Queue
 
 __all__ = ["Stream"]
@@ -78,6 +79,8 @@ class Stream(trio.abc.ReceiveChannel[ItemT], Generic[ItemT]):
 
         Cancelling loses nothing. A full checkpoint at each call.
         """
+        if limit < 1:
+            raise OptionError("limit", "must be a number from 1", limit)
         self._begin()
         try:
             await trio.lowlevel.checkpoint()

@@ -121,6 +121,8 @@ class Link:
 
     def _wake(self) -> None:
         """Let the writer run; it is started when there is first something for it."""
+        if self.scope.cancel_called:
+            return
         if not self._writing:
             self._writing = True
             self._spawn(self.write)

@@ -28,11 +28,11 @@ class Waker:
     async def wait(self, until: float = math.inf) -> None:
         """Return at the next `wake()`, or at `until` on trio's clock.
 
-        Cancelling leaves nothing behind. A checkpoint in any case.
+        Cancelling leaves nothing behind, and loses no wake-up. A checkpoint in any case.
         """
         if self._pending:
-            self._pending = False
             await trio.lowlevel.checkpoint()
+            self._pending = False
         elif until == math.inf:
             await self._park()
         else:

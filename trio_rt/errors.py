@@ -32,12 +32,11 @@ A URL in a message is always redacted: no user, no password, no query.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import trio
 
-if TYPE_CHECKING:
-    from .message import Outcome
+from .outcome import Outcome
 
 __all__ = [
     "AttemptsExhausted",

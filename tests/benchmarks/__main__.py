@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import attrs
 
 from . import report
+from .pinning import cores
 from .rounds import Round, run_rounds
 from .rows import Row, all_rows
 
@@ -40,6 +40,11 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--list", action="store_true", help="name the rows and stop")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
+    parser.add_argument(
+        "--cpu",
+        action="store_true",
+        help="rates by the client's CPU time: for a busy machine, not the stated measure",
+    )
     return parser.parse_args()
 
 
@@ -76,16 +81,20 @@ def main() -> int:
     if options.list:
         print("\n".join(row.name for row in rows))
         return 0
-    if len(os.sched_getaffinity(0)) < 2:
+    if cores() < 2:
         print("One core for the client and the server: the figures mean little.")
     began = time.monotonic()
     wanted = {measured for row in rows for measured in row.measurements}
     rounds = run_rounds(wanted, 1 if options.quick else options.rounds, _progress)
     _progress("")
     machine = report.machine()
+    if options.cpu:
+        rounds = report.by_cpu(rounds)
+        print("Rates by the CPU time of the client.\n")
     print(report.table(rows, rounds))
     print(report.described(machine))
-    print(f"{len(rounds)} rounds, {time.monotonic() - began:.0f} s\n\n{report.NOTES}\n")
+    print(f"{len(rounds)} rounds, {time.monotonic() - began:.0f} s; {report.disturbance(rounds)}")
+    print(f"\n{report.NOTES}\n")
     if options.json is not None:
         options.json.write_text(_as_json(rounds, machine))
     broken = report.broken(rows, rounds)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import attrs
 
 from .clients import Run
-from .rounds import Round
+from .rounds import MOST_DISTURBED, Round
 from .rows import Measurement, Peer, Row
 
 PACKAGES: Final = (
@@ -49,6 +49,8 @@ What is not the same work:
 - Raw trio TCP moves the same 128 bytes without frames.
 - A critical message's bytes are counted where a reader takes 125,000 bytes a second from a socket
   with a receive buffer of 32 KiB: what already waited in that buffer counts as arriving after it.
+- A measurement during which the rest of the machine took over 15 % of a core is repeated once,
+  whatever it came to.
 - Memory is the growth of the resident set over 500 connections, or 20,000 messages of 128 bytes,
   payload included; measured in the first round only. The buffers of the kernel are not in it.
 - The server's own limit is a blocking socket that writes frames made beforehand, or reads without
@@ -201,6 +203,31 @@ def machine() -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "versions": versions,
     }
+
+
+def by_cpu(rounds: Sequence[Round]) -> list[Round]:
+    """The same rounds with every rate taken by the client's CPU time."""
+    return [
+        {
+            measured: attrs.evolve(run, value=run.cpu_value)
+            if isinstance(run, Run) and run.cpu_value is not None
+            else run
+            for measured, run in one.items()
+        }
+        for one in rounds
+    ]
+
+
+def disturbance(rounds: Sequence[Round]) -> str:
+    """What the rest of the machine did meanwhile."""
+    others = [run.others for one in rounds for run in one.values() if isinstance(run, Run)]
+    if not others:
+        return "nothing was measured"
+    busy = sum(part > MOST_DISTURBED for part in others)
+    return (
+        f"the rest of the machine took {statistics.median(others):.0%} of a core (median), and"
+        f" more than {MOST_DISTURBED:.0%} in {busy} of {len(others)} measurements"
+    )
 
 
 def described(found: dict[str, Any]) -> str:

@@ -72,6 +72,14 @@ def test_a_byte_acquits() -> None:
     assert run_until(one, 60.0, 25.0) == [(40.0, Beat.PING), (50.0, Beat.SUSPECT)]
 
 
+def test_an_answer_in_the_same_instant_counts() -> None:
+    """A clock that does not move between ping and pong kills nobody."""
+    one = pulse()
+    assert tick(one, 15.0) is Beat.PING
+    one.heard(15.0)
+    assert run_until(one, 100.0, 15.0) == [(30.0, Beat.PING), (40.0, Beat.SUSPECT)]
+
+
 def test_one_ping_in_a_silence() -> None:
     """A time-out longer than the interval does not make pings pile up."""
     one = pulse(interval_s=2.0, timeout_s=20.0)

@@ -115,10 +115,10 @@ def test_marks_take_no_room() -> None:
     assert not queue.is_full(1)
 
 
-def test_a_million_losses_are_one_mark() -> None:
+def test_many_losses_are_few_marks() -> None:
     """However long a consumer is stuck, what it costs stays the same."""
     for on_full in ("pause", "drop_oldest"):
-        queue = make(on_full)  # type: ignore[arg-type]
+        queue = make(on_full)
         for number in range(10_000):
             offer(queue, str(number))
             if number % 100 == 0:
@@ -157,7 +157,7 @@ def test_the_bound_in_bytes_is_the_given_sizes() -> None:
 def test_one_message_always_goes_into_an_empty_queue() -> None:
     """However large; marks do not count."""
     for on_full in ("pause", "drop_oldest", "drop_newest", "fail", Conflate()):
-        queue = make(on_full, 3, 10)  # type: ignore[arg-type]
+        queue = make(on_full, 3, 10)
         queue.put_reset(Reset())
         offer(queue, "large", size=1000)
         assert content(queue) == "R large"
@@ -262,7 +262,7 @@ def test_an_overflow_fails_the_stream_after_its_items() -> None:
 def test_a_closed_queue_is_empty() -> None:
     """What it held is gone, and so is its room."""
     for on_full in ("pause", "drop_oldest", "fail", Conflate()):
-        queue = filled("a b c R d", on_full)  # type: ignore[arg-type]
+        queue = filled("a b c R d", on_full)
         queue.close()
         assert queue.closed
         assert (len(queue), queue.messages, queue.total_bytes) == (0, 0, 0)

@@ -10,7 +10,7 @@ import trio.testing
 from trio_rt.errors import OptionError
 from trio_rt.testing import Chaos, Fault, FaultKind, LinkProfile, VirtualNetwork, run
 
-from .support import virtual
+from .support import open_pair, virtual
 
 CUTS = {"rst", "fin", "vanish"}
 
@@ -117,6 +117,32 @@ async def test_a_bar_is_lifted_when_cancelled(kind: FaultKind) -> None:
         await _one(Fault(kind=kind, wait_s=0, lasts_s=100)).run(network)
     await network.open_stream("server", 80)
     assert len(network.connections) == 1
+
+
+@virtual
+async def test_a_stall_ends_when_cancelled() -> None:
+    """Chaos that is cancelled amid a stall lets the bytes go on."""
+    network = VirtualNetwork(1)
+    client, server = await open_pair(network)
+    await client.send_all(b"x")
+    with trio.move_on_after(5):
+        await _one(Fault(kind="stall", wait_s=0, lasts_s=100)).run(network)
+    assert await server.receive_some() == b"x"
+
+
+@virtual
+async def test_a_connection_that_closes_first_does_not_count() -> None:
+    """A cut whose connection is closed by its program befalls the next one."""
+    network = VirtualNetwork(1)
+    client, _ = await open_pair(network)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_one(Fault(kind="rst", wait_s=0, at_byte=100)).run, network)
+        await trio.sleep(1)
+        client.abort()
+        await trio.sleep(1)
+        client, _ = await open_pair(network, port=81)
+        with pytest.raises(trio.BrokenResourceError):
+            await client.receive_some()
 
 
 @virtual

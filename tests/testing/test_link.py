@@ -121,6 +121,18 @@ async def test_half_open_link_fills_up_and_stays_silent() -> None:
 
 
 @virtual
+async def test_half_open_link_swallows_a_reset() -> None:
+    """A process that dies with unread bytes behind a half-open link cannot tell its peer."""
+    network = new_network()
+    client, server = await open_pair(network)
+    await client.send_all(b"unread")
+    await trio.sleep(1)
+    network.cut(how="vanish")
+    server.abort()
+    assert await _read_to_the_end(client) == (b"", "vanish")
+
+
+@virtual
 async def test_a_half_open_link_can_be_reset() -> None:
     """A later reset ends the silence for both."""
     network = new_network()

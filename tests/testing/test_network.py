@@ -211,6 +211,16 @@ async def test_crash_and_restart(how: CutKind) -> None:
 
 
 @virtual
+async def test_crash_closes_ports_without_a_program() -> None:
+    """A listener that no `run_program` owns ends with its host, too."""
+    network = new_network()
+    listener = network.listen("server", 80)
+    network.crash("server")
+    with pytest.raises(trio.ClosedResourceError):
+        await listener.accept()
+
+
+@virtual
 async def test_run_program_returns_with_its_program() -> None:
     """A program that returns is not run again, and its host's later crash touches nothing."""
     network = new_network()
@@ -296,6 +306,18 @@ def test_jump_clock_needs_a_mock_clock() -> None:
 
     with pytest.raises(TypeError, match="MockClock"):
         trio.run(jump)
+
+
+@virtual
+async def test_trace_hash_sees_times() -> None:
+    """The same events at other times have another hash."""
+    hashes = set()
+    for _ in range(2):
+        await trio.sleep(1)
+        network = new_network()
+        network.listen("server", 80)
+        hashes.add(network.trace_hash())
+    assert len(hashes) == 2
 
 
 async def _websocket_story(seed: int) -> str:

@@ -24,19 +24,28 @@ LIMIT_S = 20.0
 ROOT = Path(__file__).parents[2]
 
 
+async def _until(condition: Callable[[], bool]) -> None:
+    while True:
+        await trio.lowlevel.checkpoint()
+        if condition():
+            return
+
+
 @asynccontextmanager
 async def _relayed(
-    rate_bytes_per_s: float = math.inf,
+    rate_bytes_per_s: float = math.inf, receive_buffer_bytes: int = BUFFER_BYTES
 ) -> AsyncIterator[tuple[Relay, trio.SocketStream, trio.SocketStream]]:
     """A relay, and the two ends of one connection through it."""
     with trio.fail_after(LIMIT_S):
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         async with listener, trio.open_nursery() as nursery:
+            listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
             port = listener.socket.getsockname()[1]
             start = partial(serve_relay, rate_bytes_per_s=rate_bytes_per_s)
             relay: Relay = await nursery.start(start, "127.0.0.1", port)
             client = await trio.open_tcp_stream("127.0.0.1", relay.port)
             async with client, await listener.accept() as server:
+                await _until(lambda: relay.statistics().links == 1)
                 yield relay, client, server
             nursery.cancel_scope.cancel()
 
@@ -50,13 +59,6 @@ async def _read_to_the_end(stream: trio.SocketStream) -> tuple[bytes, str]:
         cause = error.__cause__
         return data, errno.errorcode[getattr(cause, "errno", 0)]
     return data, "EOF"
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    while True:
-        await trio.lowlevel.checkpoint()
-        if condition():
-            return
 
 
 async def test_forwards_both_ways_and_half_closes() -> None:
@@ -119,6 +121,16 @@ async def test_abort_forwards_so_many_bytes_and_resets(count: int) -> None:
             nursery.start_soon(send)
             data, how = await _read_to_the_end(server)
         assert (len(data), how) == (count, "ECONNRESET")
+
+
+async def test_abort_waits_for_what_the_kernel_holds() -> None:
+    """The allowed bytes arrive before the reset, though the reader was late."""
+    async with _relayed(receive_buffer_bytes=4096) as (relay, client, server):
+        relay.abort(20_000)
+        await client.send_all(bytes(30_000))
+        await _until(lambda: relay.statistics().bytes_to_target == 20_000)
+        data, how = await _read_to_the_end(server)
+        assert (len(data), how) == (20_000, "ECONNRESET")
 
 
 async def test_refuse_and_accept() -> None:

@@ -262,18 +262,18 @@ class Demo:
     # The client's end
 
     async def _run_client(self, url: str) -> None:
-        async with trio.open_nursery() as nursery:
-            async with connect(
-                url, open_stream=self._gates.open_stream, reconnect=RECONNECT, outbox=OUTBOX
-            ) as conn:
-                self._conn = conn
-                nursery.start_soon(self._recoveries.watch, conn.watch_states())
-                nursery.start_soon(take, conn.subscribe(as_=Note), self._down.books)
-                async with trio.open_nursery() as loads:
-                    loads.start_soon(self._saboteur.run, conn, self._relay)
-                    loads.start_soon(self._up.send, conn, self._is_done)
-                await self._settle()
-                await self._overtake()
+        connection = connect(
+            url, open_stream=self._gates.open_stream, reconnect=RECONNECT, outbox=OUTBOX
+        )
+        async with trio.open_nursery() as nursery, connection as conn:
+            self._conn = conn
+            nursery.start_soon(self._recoveries.watch, conn.watch_states())
+            nursery.start_soon(take, conn.subscribe(as_=Note), self._down.books)
+            async with trio.open_nursery() as loads:
+                loads.start_soon(self._saboteur.run, conn, self._relay)
+                loads.start_soon(self._up.send, conn, self._is_done)
+            await self._settle()
+            await self._overtake()
 
     async def _settle(self) -> None:
         """Wait until everything sent has arrived."""
@@ -322,9 +322,7 @@ class Demo:
             abrupt=self._plan.abrupt,
             seconds=seconds,
             client_to_server=up.close([self._conn.statistics()]),
-            server_to_client=self._down.books.close(
-                [peer.statistics() for peer in self._peers]
-            ),
+            server_to_client=self._down.books.close([peer.statistics() for peer in self._peers]),
             cuts_by_reset=self._saboteur.resets,
             cuts_in_mid_frame=self._saboteur.torn,
             reconnects=len(recoveries),
@@ -335,7 +333,9 @@ class Demo:
         ).judged()
 
 
-async def run_demo(plan: Plan, watch: Callable[[Callable[[], Progress]], Awaitable[None]]) -> Report:
+async def run_demo(
+    plan: Plan, watch: Callable[[Callable[[], Progress]], Awaitable[None]]
+) -> Report:
     """Carry out `plan` and count. `watch(progress)` runs beside it, and is cancelled at the end.
 
     Cancelling stops everything. Raises `trio.TooSlowError` if it takes much

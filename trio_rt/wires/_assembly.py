@@ -42,6 +42,11 @@ PONGS_PER_READ: Final = 16
 #: The longest payload of a control frame: RFC 6455, 5.5.
 CONTROL_BYTES: Final = 125
 
+#: Deflate makes noise longer: by 5 bytes for each stored block, which zlib makes
+#: of at least 4 KiB, and by a few for the message and each of its flushes.
+DEFLATE_SHARE: Final = 512
+DEFLATE_BYTES: Final = 64
+
 _OPCODES: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 _RSV1: Final = 0x4
 
@@ -170,12 +175,18 @@ class Assembly:
             raise _Breach(1002, "reserved bits must be 0")
         if (self._message is None) == (header.opcode == CONTINUATION):
             raise _Breach(1002, "fragments out of order")
-        if len(self._message or b"") + header.size > self._limit:
+        if header.size > self._room(compressed or (self._message is not None and self._compressed)):
             raise self._too_large()
         if header.size >= 1 << 63:
             raise _Breach(1002, "invalid length")
         if self._frames + 1 > self._max_frames:
             raise _Breach(1009, f"message of more than {self._max_frames:g} fragments")
+
+    def _room(self, compressed: bool) -> float:
+        """The longest payload that could belong to a message within the limit."""
+        if compressed:
+            return self._limit + self._limit / DEFLATE_SHARE + DEFLATE_BYTES
+        return self._limit - len(self._message or b"")
 
     # -- data ---------------------------------------------------------------
 

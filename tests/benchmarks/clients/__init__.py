@@ -50,6 +50,10 @@ class Run:
     """What a job came to: a rate, or bytes. `notes` are printed beside it."""
 
     value: float
+    #: The same rate, by the client's CPU time instead of the clock.
+    cpu_value: float | None = None
+    #: The part of a core that the rest of the machine took meanwhile.
+    others: float = 0.0
     notes: dict[str, float] = attrs.field(factory=dict)
 
 
@@ -66,12 +70,15 @@ class Stopwatch:
         self.seconds = 0.0
         #: What the sink confirmed, where that may be less than was asked for.
         self.confirmed: int | None = None
+        self.cpu_seconds = 0.0
         self.notes: dict[str, float] = {}
+        self._cpu_start = time.process_time()
         self._start = time.perf_counter()
 
     def stop(self, **notes: float) -> Stopwatch:
         """The time since it was made; itself."""
         self.seconds = time.perf_counter() - self._start
+        self.cpu_seconds = time.process_time() - self._cpu_start
         self.notes = notes
         return self
 

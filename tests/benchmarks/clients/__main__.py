@@ -11,7 +11,7 @@ from typing import Final
 import attrs
 
 from ..pinning import CLIENT_CORE, pin
-from . import Job, Run, Stopwatch, Target
+from . import Job, Run, Target
 
 #: Long enough to be well above start-up effects, short enough for seven rounds.
 DURATION_S: Final = 0.4
@@ -29,14 +29,11 @@ def measure(module: ModuleType, job: str, target: Target) -> Run:
     run: Job = module.JOBS[job]
     messages = FIRST_MESSAGES
     for duration in WARM_UP_S:
-        rate = _rate(run(target, messages), messages)
-        messages = max(FIRST_MESSAGES, min(MOST_MESSAGES, int(rate * duration)))
+        watch = run(target, messages)
+        messages = max(FIRST_MESSAGES, min(MOST_MESSAGES, int(messages / watch.seconds * duration)))
     watch = run(target, messages)
-    return Run(_rate(watch, messages), watch.notes)
-
-
-def _rate(watch: Stopwatch, messages: int) -> float:
-    return (messages if watch.confirmed is None else watch.confirmed) / watch.seconds
+    done = messages if watch.confirmed is None else watch.confirmed
+    return Run(done / watch.seconds, done / watch.cpu_seconds, notes=watch.notes)
 
 
 def main() -> None:

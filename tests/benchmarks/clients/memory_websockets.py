@@ -90,7 +90,7 @@ async def _queued_in_tasks(target: Target) -> Run:
     after = resident_bytes()
     ws.transport.abort()
     await asyncio.gather(*tasks, return_exceptions=True)
-    return Run((after - before) / waiting, {"waiting": waiting})
+    return Run((after - before) / waiting, notes={"waiting": waiting})
 
 
 async def _queued_before(target: Target) -> Run:

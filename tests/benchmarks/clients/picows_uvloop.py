@@ -49,8 +49,8 @@ async def _connect(
     try:
         yield transport, listener
     finally:
-        transport.send_close()
-        transport.disconnect()
+        # Over TLS, aiofastnet (which picows prefers) may wait for ever for a graceful end.
+        transport.disconnect(graceful=False)
         await transport.wait_disconnected()
 
 

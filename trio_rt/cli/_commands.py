@@ -1,0 +1,222 @@
+"""The command line: options in, exit status out."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import partial
+from typing import Any
+
+import click
+import trio
+from rich.console import Console
+
+from ..errors import OptionError
+from ._dialects import Envelope, Raw
+from ._show import as_json, print_report, watcher
+from ._signals import run_until_signal
+from .demo import Plan, run_demo
+from .line_client import EXIT_FAILED, EXIT_FINE, EXIT_USAGE, LineClient, LineOptions, Output
+
+__all__ = ["command"]
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds; `inf` is allowed, `nan` is not."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return number
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="trio-rt", message="%(prog)s %(version)s")
+def command() -> None:
+    """Real-time connections that outlive their sockets.
+
+    Begin with `trio-rt demo`. To talk to a server: `trio-rt connect URL`.
+    """
+
+
+@command.command()
+@click.option(
+    "--seconds",
+    type=Seconds(min=0.1, max=3600.0),
+    default=8.0,
+    show_default=True,
+    help="Spread the load and the cuts over so long.",
+)
+@click.option(
+    "--messages",
+    type=click.IntRange(1, 10_000_000),
+    default=10_000,
+    show_default=True,
+    help="Messages each way, at least.",
+)
+@click.option(
+    "--cuts",
+    type=click.IntRange(0, 10_000),
+    default=20,
+    show_default=True,
+    help="How often the link is cut: between frames and in mid-frame by turns.",
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the load and the cuts.")
+@click.option(
+    "--abrupt",
+    is_flag=True,
+    help="Let resets overtake data in flight, which loses messages that are written.",
+)
+@click.option("--json", "to_json", is_flag=True, help="Print the report as JSON, and no progress.")
+@click.pass_context
+def demo(
+    ctx: click.Context,
+    seconds: float,
+    messages: int,
+    cuts: int,
+    seed: int,
+    abrupt: bool,
+    to_json: bool,
+) -> None:
+    """Cut a link again and again under load, and account for every message.
+
+    Runs a server, a client, and between them a relay whose links are cut by
+    resets, half of them in the middle of a frame. Nothing leaves this machine.
+
+    Exit status: 0 if every promise was kept, else 1.
+    """
+    plan = Plan(seconds=seconds, messages=messages, cuts=cuts, seed=seed, abrupt=abrupt)
+    ctx.exit(run_until_signal(partial(_demo, plan, to_json)))
+
+
+async def _demo(plan: Plan, to_json: bool) -> int:
+    console = Console()
+    watch = _no_watch if to_json else watcher(console, plan)
+    try:
+        report = await run_demo(plan, watch)
+    except trio.TooSlowError:
+        click.echo("trio-rt: the demo hangs, or this machine is too slow for it", err=True)
+        return EXIT_FAILED
+    if to_json:
+        click.echo(json.dumps(as_json(report), indent=2))
+    else:
+        print_report(console, report)
+    return EXIT_FAILED if report.broken_promises else EXIT_FINE
+
+
+async def _no_watch(look: object) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+def _headers(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    headers = {}
+    for value in values:
+        name, colon, content = value.partition(":")
+        if not colon:
+            raise click.BadParameter("must look like 'Name: value'.", ctx, param)
+        headers[name.strip()] = content.strip()
+    return headers
+
+
+@command.command()
+@click.argument("url")
+@click.option(
+    "--type",
+    "type_",
+    metavar="TYPE",
+    help="Send each line as the payload (JSON, or else text) of a message of this type.",
+)
+@click.option(
+    "--envelope", is_flag=True, help='Send each line as a message: {"type": ..., "payload": ...}.'
+)
+@click.option(
+    "-H",
+    "--header",
+    "headers",
+    multiple=True,
+    callback=_headers,
+    metavar="'NAME: VALUE'",
+    help="Add a header to the handshake; may be repeated.",
+)
+@click.option(
+    "--protocol",
+    "protocols",
+    multiple=True,
+    metavar="NAME",
+    help="Offer a subprotocol; may be repeated.",
+)
+@click.option(
+    "--wait",
+    "wait_s",
+    type=Seconds(min=0.0),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to listen after the end of the input; inf for ever.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=Seconds(min=0.0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Give up after so long without a link; inf never.",
+)
+@click.option("--insecure", is_flag=True, help="Accept any certificate.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not tell what the connection does.")
+@click.pass_context
+def connect(
+    ctx: click.Context,
+    url: str,
+    type_: str | None,
+    envelope: bool,
+    headers: dict[str, str],
+    protocols: tuple[str, ...],
+    wait_s: float,
+    timeout_s: float,
+    insecure: bool,
+    quiet: bool,
+) -> None:
+    """Talk to the WebSocket server at URL (ws:// or wss://), line by line.
+
+    Each line of input is sent as a text message, and each message printed as
+    a line. With --type or --envelope messages are typed JSON envelopes, and
+    printed as lines of JSON. A lost link is dialled again; what happens to it
+    is told on standard error. At the end of the input everything is sent
+    before it stops.
+
+    \b
+    Exit status:
+      0    fine, also when nobody reads the output any more
+      1    the connection failed, or not every line was surely sent
+      2    the command line is wrong
+      130  SIGINT; 143  SIGTERM
+
+    \b
+    Examples:
+      echo hello | trio-rt connect ws://127.0.0.1:8765
+      trio-rt connect --type chat_message wss://example.org/feed
+    """
+    options = LineOptions(
+        url=url,
+        dialect=Envelope(type_) if envelope or type_ is not None else Raw(),
+        headers=headers,
+        protocols=protocols,
+        insecure=insecure,
+        wait_s=wait_s,
+        timeout_s=timeout_s,
+        quiet=quiet,
+    )
+    ctx.exit(run_until_signal(partial(_connect, options)))
+
+
+async def _connect(options: LineOptions) -> int:
+    try:
+        return await LineClient(options, Output()).run()
+    except OptionError as error:
+        click.echo(f"trio-rt: {error}", err=True)
+        return EXIT_USAGE

@@ -1,0 +1,179 @@
+"""How the demo looks: progress while it runs, and a table at the end."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final
+
+import attrs
+import trio
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from ._books import Report, Way
+from .demo import Plan, Progress
+
+__all__ = ["as_json", "print_report", "watcher"]
+
+BARS_EVERY_S: Final = 0.1
+LINES_EVERY_S: Final = 0.5
+
+#: Shown even if there were none. `acked` needs a session, `kept` a store.
+OUTCOMES: Final = (
+    "written",
+    "indeterminate",
+    "dropped (expired)",
+    "dropped (replaced)",
+    "dropped (evicted)",
+    "dropped (offline)",
+    "dropped (closed)",
+    "withdrawn",
+)
+
+EXACT_NOTE: Final = (
+    "Before each of these cuts both sockets stopped taking bytes, half the time in mid-frame, and "
+    "what they had taken arrived; then the relay reset the link. So a missing message is always "
+    "one whose outcome says that it may be. A reset that overtakes data in flight also loses "
+    "messages that are written, and no plain link can know: try --abrupt."
+)
+ABRUPT_NOTE: Final = (
+    "These cuts were abrupt: resets overtook data in flight. Messages that are written and yet "
+    "missing are more than a plain link can know of; a session would send them again."
+)
+
+Watch = Callable[[Callable[[], Progress]], Awaitable[None]]
+
+
+def watcher(console: Console, plan: Plan) -> Watch:
+    """Live bars on a terminal; plain lines elsewhere, and where NO_COLOR is set."""
+    lively = console.is_terminal and "NO_COLOR" not in os.environ
+    return _bars(console, plan) if lively else _lines(console)
+
+
+def _bars(console: Console, plan: Plan) -> Watch:
+    async def watch(look: Callable[[], Progress]) -> None:
+        columns = (
+            TextColumn("{task.description:<9}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[phase]}"),
+        )
+        with Bars(*columns, console=console, auto_refresh=False, transient=True) as bars:
+            messages = bars.add_task("delivered", total=2 * plan.messages, phase="")
+            cuts = bars.add_task("cuts", total=plan.cuts, phase="")
+            while True:
+                now = look()
+                bars.update(messages, completed=now.received, phase=now.phase.value)
+                bars.update(cuts, completed=now.cuts)
+                bars.refresh()
+                await trio.sleep(BARS_EVERY_S)
+
+    return watch
+
+
+def _lines(console: Console) -> Watch:
+    async def watch(look: Callable[[], Progress]) -> None:
+        while True:
+            await trio.sleep(LINES_EVERY_S)
+            now = look()
+            console.print(
+                f"sent {now.sent}, delivered {now.received}, cuts {now.cuts}, {now.phase.value}",
+                highlight=False,
+            )
+
+    return watch
+
+
+def print_report(console: Console, report: Report) -> None:
+    """The table, what it means, and the verdict."""
+    console.print(_table(report))
+    for line in _findings(report):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print()
+    console.print(ABRUPT_NOTE if report.abrupt else EXACT_NOTE, highlight=False)
+    console.print()
+    for promise in report.broken_promises:
+        console.print(f"BROKEN  {promise}", style="bold red", highlight=False)
+    if not report.broken_promises:
+        console.print("OK  every promise was kept", style="bold green", highlight=False)
+
+
+def _table(report: Report) -> Table:
+    ways = (report.client_to_server, report.server_to_client)
+    table = Table(title="messages", title_justify="left")
+    table.add_column("")
+    table.add_column("client to server", justify="right")
+    table.add_column("server to client", justify="right")
+    for section in _sections(ways):
+        for name, value in section:
+            table.add_row(name, *(str(value(way)) for way in ways))
+        table.add_section()
+    return table
+
+
+_Row = tuple[str, Callable[[Way], int]]
+
+
+def _sections(ways: tuple[Way, Way]) -> Iterator[list[_Row]]:
+    yield [("accepted sends", lambda way: way.accepted)]
+    seen = {outcome for way in ways for outcome in way.outcomes}
+    outcomes = (*OUTCOMES, *sorted(seen.difference(OUTCOMES)))
+    rows: list[_Row] = [(f"  {name}", _reader("outcomes", name)) for name in outcomes]
+    yield [*rows, ("sum of outcomes", lambda way: sum(way.outcomes.values()))]
+    yield [
+        ("delivered", lambda way: way.delivered),
+        ("doubled", lambda way: way.doubled),
+        ("out of order", lambda way: way.out_of_order),
+    ]
+    yield [
+        ("undelivered: dropped", lambda way: _count(way.undelivered, "dropped")),
+        ("undelivered: indeterminate", lambda way: _count(way.undelivered, "indeterminate")),
+        ("undelivered: written, lost in flight", lambda way: way.lost_in_flight),
+        ("delivered, though dropped", lambda way: way.ghosts),
+    ]
+    yield [
+        ("lost to a full stream (Gap)", lambda way: way.gaps),
+        ("new links announced (Reset)", lambda way: way.resets),
+    ]
+
+
+def _reader(field: str, name: str) -> Callable[[Way], int]:
+    return lambda way: getattr(way, field).get(name, 0)
+
+
+def _count(outcomes: dict[str, int], kind: str) -> int:
+    return sum(count for outcome, count in outcomes.items() if outcome.startswith(kind))
+
+
+def _findings(report: Report) -> Iterator[str]:
+    yield (
+        f"cuts            {report.cuts_by_reset} by a reset between frames, "
+        f"{report.cuts_in_mid_frame} in mid-frame"
+    )
+    yield (
+        f"reconnects      {report.reconnects}; time to recover: "
+        f"p50 {_ms(report.recovery_p50_s)}, p99 {_ms(report.recovery_p99_s)}"
+    )
+    yield (
+        f"critical        passed {report.overtaken} of {report.backlog} LOW messages "
+        f"queued before it ({report.overtaken_share:.0%})"
+    )
+    yield f"time            {report.seconds:.1f} s, seed {report.seed}"
+
+
+def _ms(seconds: float) -> str:
+    return f"{math.ceil(seconds * 1000)} ms"
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report for programs."""
+    return {
+        "ok": not report.broken_promises,
+        "overtaken_share": report.overtaken_share,
+        **attrs.asdict(report),
+    }
