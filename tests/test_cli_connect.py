@@ -6,11 +6,11 @@ import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import trio
@@ -37,15 +37,11 @@ async def echo_typed(peer: Peer) -> None:
     with peer.subscribe() as stream:
         async for item in stream:
             if isinstance(item, Message):
-                await peer.send(
-                    item.type, item.payload, priority=item.priority, key=item.key
-                )
+                await peer.send(item.type, item.payload, priority=item.priority, key=item.key)
 
 
 @asynccontextmanager
-async def server(
-    handler: Callable[[Any], Awaitable[None]], **options: Any
-) -> AsyncIterator[str]:
+async def server(handler: Callable[[Any], Awaitable[None]], **options: Any) -> AsyncIterator[str]:
     """A server's URL."""
     options = {"codec": "raw"} | options
     with trio.fail_after(CAP_S):
@@ -56,9 +52,7 @@ async def server(
             nursery.cancel_scope.cancel()
 
 
-async def client(
-    *arguments: str, stdin: Any = b""
-) -> subprocess.CompletedProcess[bytes]:
+async def client(*arguments: str, stdin: Any = b"") -> subprocess.CompletedProcess[bytes]:
     """Run `trio-rt connect` to its end."""
     return await trio.run_process(
         [*COMMAND, *arguments],
@@ -72,18 +66,17 @@ async def client(
 @asynccontextmanager
 async def open_client(*arguments: str, **streams: Any) -> AsyncIterator[trio.Process]:
     """A running `trio-rt connect`, killed at the end."""
-    streams = {
-        name: streams.get(name, subprocess.PIPE) for name in ("stdin", "stdout", "stderr")
-    }
+    streams = {name: streams.get(name, subprocess.PIPE) for name in ("stdin", "stdout", "stderr")}
     process = await trio.lowlevel.open_process([*COMMAND, *arguments], **streams)
     try:
         yield process
     finally:
         process.kill()
-        await process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                await stream.aclose()
+        with trio.move_on_after(5, shield=True):
+            await process.wait()
+            for stream in (process.stdin, process.stdout, process.stderr):
+                if stream is not None:
+                    await stream.aclose()
 
 
 async def read_until(stream: trio.abc.ReceiveStream | None, text: bytes) -> bytes:
@@ -264,6 +257,7 @@ async def test_headers_and_protocols() -> None:
 
     async def accept(handshake: Handshake) -> None:
         seen.append(handshake)
+        await trio.lowlevel.checkpoint()
 
     async with server(echo, accept=accept, protocols=["b"]) as url:
         done = await client(
@@ -382,3 +376,24 @@ async def test_causes_are_escaped() -> None:
         told = await read_until(process.stderr, b"next attempt")
     assert b"\\x1b[2J" in told
     assert b"\x1b" not in told
+
+
+@pytest.fixture
+def full_device() -> Iterator[IO[bytes]]:
+    """A file that takes nothing."""
+    try:
+        file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+    except FileNotFoundError:
+        pytest.skip("needs /dev/full")
+    with file:
+        yield file
+
+
+async def test_full_output(full_device: IO[bytes]) -> None:
+    """Output that cannot be written is told, with exit status 1."""
+    async with server(echo) as url, open_client("-q", url, stdout=full_device) as process:
+        assert process.stdin is not None
+        await process.stdin.send_all(b"hi\n")
+        told = await read_until(process.stderr, b"\n")
+        assert told.startswith(b"trio-rt: cannot write: ")
+        assert await process.wait() == 1

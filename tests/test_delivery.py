@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -29,21 +28,21 @@ BAD = [WITHDRAWN, INDETERMINATE, dropped("expired"), dropped("evicted")]
 
 
 def delivery(withdraw: Callable[[Entry], bool] = lambda entry: False) -> Delivery:
-    return Delivery(
-        "7-1", b"secret", True, Priority.HIGH, "key", "order", 42.0, True, withdraw=withdraw
-    )
+    return Delivery(b"secret", id="7-1", key="secret", take_back=withdraw)
 
 
 def test_fields() -> None:
-    """A delivery is the queued message itself, with all that was asked for it."""
+    """A delivery is the queued message itself, and new it is unsettled."""
     one = delivery()
-    assert (one.id, one.data, one.binary, one.priority) == ("7-1", b"secret", True, Priority.HIGH)
-    assert (one.key, one.order, one.expires_at, one.ephemeral) == ("key", "order", 42.0, True)
+    assert isinstance(one, Entry)
+    assert (one.id, one.data, one.priority) == ("7-1", b"secret", Priority.NORMAL)
     assert one.outcome is None
-    assert not one.durable
-    plain = Delivery("", b"", False, Priority.LOW, None, None, math.inf, False, lambda entry: True)
-    assert not plain.ephemeral
-    assert not plain.binary
+
+
+def test_identity() -> None:
+    """Two deliveries of the same message are two, and can be told apart in a set."""
+    assert len({delivery(), delivery()}) == 2
+    assert delivery() != delivery()
 
 
 def test_repr() -> None:
@@ -119,7 +118,12 @@ async def test_wait_written_in_vain(outcome: Outcome, early: bool) -> None:
 async def test_cancelling_the_wait() -> None:
     """Cancelling `wait_written` leaves the message alone, and a later wait works."""
     asked: list[Entry] = []
-    one = delivery(lambda entry: bool(asked.append(entry)))
+
+    def withdraw(entry: Entry) -> bool:
+        asked.append(entry)
+        return True
+
+    one = delivery(withdraw)
     with trio.move_on_after(1):
         await one.wait_written()
     assert one.outcome is None

@@ -43,7 +43,7 @@ def test_tree() -> None:
     """The tree in the module's docstring is the tree of classes."""
     drawn: dict[str, str] = {}
     path: list[str] = []
-    for indent, name in re.findall(r"^ {4}([ │├└─]*)(\w+)", errors.__doc__ or "", re.M):
+    for indent, name in re.findall(r"^ {4}([ │├└─]*)(\w+)", errors.__doc__ or "", re.MULTILINE):
         depth = len(indent) // 4
         path[depth:] = [name]
         if depth:

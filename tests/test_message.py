@@ -65,7 +65,7 @@ def test_reset_equality() -> None:
 
 
 @pytest.mark.parametrize("value", [Gap(1), Reset()], ids=str)
-def test_frozen(value: object) -> None:
+def test_frozen(value: attrs.AttrsInstance) -> None:
     """Marks cannot be changed, nor carry more."""
     for name in (*(field.name for field in attrs.fields(type(value))), "other"):
         with pytest.raises(AttributeError):

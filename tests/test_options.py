@@ -25,13 +25,15 @@ from trio_rt.options import (
 NO_NUMBERS = [True, False, math.nan, "1", None, b"1", [1], 1j, Decimal(1), -1, -0.001, -math.inf]
 
 #: Of each option: what it takes besides ordinary numbers, and what it does not.
-SECONDS = ([0, 0.0, math.inf], [])
-FINITE_SECONDS = ([0, 0.0], [math.inf])
-POSITIVE = ([1e-9, math.inf], [0, 0.0])
-POSITIVE_FINITE = ([1e-9], [0, math.inf])
-COUNT = ([1, math.inf], [0, 0.5, 1.5, 2.0])
+Values = tuple[list[Any], list[Any]]
 
-NUMBERS: dict[type, dict[str, tuple[list[Any], list[Any]]]] = {
+SECONDS: Values = ([0, 0.0, math.inf], [])
+FINITE_SECONDS: Values = ([0, 0.0], [math.inf])
+POSITIVE: Values = ([1e-9, math.inf], [0, 0.0])
+POSITIVE_FINITE: Values = ([1e-9], [0, math.inf])
+COUNT: Values = ([1, math.inf], [0, 0.5, 1.5, 2.0])
+
+NUMBERS: dict[type, dict[str, Values]] = {
     Reconnect: {
         "first_s": FINITE_SECONDS,
         "cap_s": FINITE_SECONDS,

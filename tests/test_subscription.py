@@ -446,7 +446,7 @@ async def test_receive_many_yields_once() -> None:
 async def test_one_wake_up_for_a_burst() -> None:
     """A consumer that waits is woken once, however many items arrive at once."""
     source = Source()
-    found = []
+    found: list[Any] = []
 
     async def receive() -> None:
         with Steps() as steps:

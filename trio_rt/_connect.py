@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal, overload
 
 from ._connection import Connection, RawConnection, Settings, run_connection
-from ._dial import DialOptions, OpenStream
+from ._dial import DialOptions, OpenStream, check_headers, check_protocols
 from ._hooks import Attempt, Credentials, Greeting, Hooks, header_pairs
 from .errors import OptionError
 from .options import InboxLimits, Liveness, OutboxLimits, Reconnect, check_number
@@ -121,10 +121,19 @@ def connect(
     _refuse_unbuilt(session, store, fallback, wire)
     check_number("open_timeout_s", open_timeout_s, above=True)
     check_number("close_timeout_s", close_timeout_s)
+    _check_kind("reconnect", reconnect, Reconnect)
+    _check_kind("liveness", liveness, Liveness, or_none=True)
+    _check_kind("outbox", outbox, OutboxLimits)
+    _check_kind("inbox", inbox, InboxLimits)
+    _check_kind("ssl_context", ssl_context, ssl.SSLContext, or_none=True)
+    _check_kind("compression", compression, bool)
+    _check_callable("open_stream", open_stream)
+    _check_callable("credentials", credentials)
+    _check_callable("greet", greet)
     settings = Settings(
         urls=_urls(url),
         protocols=_protocols(protocols),
-        headers=header_pairs("headers", headers),
+        headers=_headers(headers),
         hooks=Hooks(credentials, greet),
         reconnect=reconnect,
         liveness=liveness,
@@ -158,16 +167,33 @@ def _refuse_unbuilt(session: str, store: object, fallback: object, wire: str) ->
         raise OptionError("wire", 'must be "websockets"', wire)
 
 
+def _check_kind(field: str, value: object, kind: type, *, or_none: bool = False) -> None:
+    if not isinstance(value, kind) and not (or_none and value is None):
+        raise OptionError(field, f"must be of type {kind.__name__}", value)
+
+
+def _check_callable(field: str, value: object) -> None:
+    if value is not None and not callable(value):
+        raise OptionError(field, "must be an async function", value)
+
+
 def _urls(url: str | Sequence[str]) -> tuple[Url, ...]:
-    texts = (url,) if isinstance(url, str) else tuple(url)
-    if not texts:
-        raise OptionError("url", "must be at least one", url)
+    texts = (url,) if isinstance(url, str) else url
+    if not isinstance(texts, Sequence) or not texts:
+        raise OptionError("url", "must be a string, or at least one", url)
     return tuple(parse_url(text) for text in texts)
 
 
+def _headers(headers: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    if headers is not None and not isinstance(headers, Mapping):
+        raise OptionError("headers", "must be a mapping of strings", type(headers))
+    pairs = header_pairs("headers", headers)
+    check_headers(pairs)
+    return pairs
+
+
 def _protocols(protocols: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(protocols, str):
+    if isinstance(protocols, str) or not all(isinstance(name, str) for name in protocols):
         raise OptionError("protocols", "must be a sequence of strings", protocols)
-    for protocol in protocols:
-        header_pairs("protocols", {protocol: ""})
+    check_protocols(protocols)
     return tuple(protocols)

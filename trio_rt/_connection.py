@@ -29,12 +29,12 @@ import trio
 
 from ._ambient import ambient
 from ._dial import DialOptions, dial
-from ._hooks import Attempt, Hooks
+from ._hooks import Attempt, Granted, Hooks, hook_failed
 from ._states import StateBoard, StateStream
 from ._tasks import Link
 from ._verbs import Endpoint, EnvelopeVerbs, RawVerbs
 from ._waker import Waker
-from .errors import ConnectionFailed, DialError, LinkError
+from .errors import ConnectionFailed, DialError, LinkError, OptionError
 from .message import WITHDRAWN
 from .options import InboxLimits, Liveness, OutboxLimits, Reconnect
 from .protocol.codec import Codec
@@ -79,7 +79,6 @@ class Supervised(Endpoint):
         self._nudge = Waker()
         self._closing = False
         self._limit = trio.CancelScope()
-        self._link: Link | None = None
         self._lost: LinkError | None = None
         self._links = 0
         self.failure: Exception | None = None
@@ -174,12 +173,7 @@ class Supervised(Endpoint):
                 )
             )
             stage = "dial"
-            wire = await dial(
-                granted.url or route.url,
-                settings.dial,
-                headers=(*settings.headers, *granted.headers),
-                protocols=granted.protocols or settings.protocols,
-            )
+            wire = await self._dial_with(granted)
             stage = "greet"
             try:
                 return wire, await hooks.greet_on(wire)
@@ -191,6 +185,20 @@ class Supervised(Endpoint):
             stage=stage,
         )
 
+    async def _dial_with(self, granted: Granted) -> Wire:
+        settings = self._settings
+        try:
+            return await dial(
+                granted.url or self._route.url,
+                settings.dial,
+                headers=(*settings.headers, *granted.headers),
+                protocols=granted.protocols or settings.protocols,
+            )
+        except OptionError as error:
+            # `connect()` has checked its own, so these are the credentials', and secret.
+            hidden = OptionError(f"Credentials.{error.field}", error.rule, "(hidden)")
+            raise hook_failed("credentials", hidden) from hidden
+
     async def _drive(self, link: Link, received: list[str | bytes]) -> None:
         """Run a link until its first trouble, or until its scope is cancelled to close it."""
         if self._links:
@@ -200,11 +208,13 @@ class Supervised(Endpoint):
         try:
             await link.run(lambda: self._post(Trigger.OPENED), received)
         finally:
+            self._latency_s = self._latest_latency_s()
             self._link = None
             self._lost = link.cause
-            self._latency_s = link.latency_s
 
     async def _back_off(self, cause: LinkError, until: float) -> None:
+        if not self._closing:
+            self._nudge = Waker()  # a nudge left over was meant for an earlier wait
         self._post(Trigger.LOST, retry_at=until, cause=cause)
         await self._nudge.wait(until)
 
@@ -298,13 +308,17 @@ async def run_connection(conn: ConnectionT) -> AsyncIterator[ConnectionT]:
                     yield conn
             except BaseException as caught:  # raised again at the end
                 error = caught
-            await conn._finish()
+            try:
+                await conn._finish()
+            except KeyboardInterrupt as caught:  # not to leave in a group
+                error = caught
             nursery.cancel_scope.cancel()
     except BaseException as caught:  # raised again at the end
         # No task raises, so the scope around was cancelled, in the body or since.
         cancelled = _is_cancellation(caught)
         if error is None or not cancelled:
             error = caught
+    cancelled = cancelled or (error is not None and _is_cancellation(error))
     conn._end(cancelled=cancelled)
     if conn.failure is not None and (error is None or _is_cancellation(error)):
         raise conn.failure

@@ -20,7 +20,7 @@ from .protocol.lanes import Entry
 from .protocol.url import Url, parse_url
 from .wires import Wire
 
-__all__ = ["Attempt", "Credentials", "Granted", "Greeting", "Hooks", "header_pairs"]
+__all__ = ["Attempt", "Credentials", "Granted", "Greeting", "Hooks", "header_pairs", "hook_failed"]
 
 logger: Final = logging.getLogger("trio_rt")
 
@@ -55,11 +55,11 @@ class Credentials:
 
 @attrs.frozen
 class Granted:
-    """`Credentials`, checked."""
+    """`Credentials`, checked. As secret as they are."""
 
-    headers: tuple[tuple[str, str], ...] = ()
-    url: Url | None = None
-    protocols: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = attrs.field(default=(), repr=False)
+    url: Url | None = attrs.field(default=None, repr=False)
+    protocols: tuple[str, ...] = attrs.field(default=(), repr=False)
 
 
 class Greeting:
@@ -79,8 +79,8 @@ class Greeting:
         try:
             await self._wire.send((Entry(encoded, binary=binary),))
         except trio.BrokenResourceError:
-            await self.receive()  # tells why the link is gone
-            raise
+            while True:  # what is left tells why the link is gone
+                await self.receive()
 
     async def receive(self) -> str | bytes:
         """The next message, as it came. Raises `LinkClosed` if the link ends."""
@@ -113,7 +113,7 @@ class Hooks:
         try:
             return _granted(await self.credentials(attempt))
         except Exception as error:
-            raise _failed("credentials", error) from error
+            raise hook_failed("credentials", error) from error
 
     async def greet_on(self, wire: Wire) -> list[str | bytes]:
         """Let the program greet; returns what arrived and was not taken.
@@ -127,13 +127,14 @@ class Hooks:
         except LinkError:
             raise
         except Exception as error:
-            raise _failed("greet", error) from error
+            raise hook_failed("greet", error) from error
         finally:
             received = greeting.end()
         return received
 
 
-def _failed(hook: str, error: Exception) -> HookError:
+def hook_failed(hook: str, error: Exception) -> HookError:
+    """Log what a hook raised, and make of it what fails the attempt."""
     logger.error("%s raised; the attempt fails", hook, exc_info=error)
     return HookError(hook, error)
 

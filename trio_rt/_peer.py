@@ -13,7 +13,7 @@ from ._beats import Beats
 from ._handshake import Handshake
 from ._tasks import Link
 from ._verbs import Endpoint, EnvelopeVerbs, RawVerbs
-from .errors import OptionError
+from .errors import OptionError, Undelivered
 from .options import InboxLimits, OutboxLimits
 from .protocol.codec import Codec
 from .protocol.pulse import Pulse
@@ -29,6 +29,9 @@ REASON_BYTES: Final = 123
 CLOSE_CODES: Final = frozenset(
     {1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014}
 )
+
+#: What the verbs raise when the peer is no more.
+_FAREWELLS: Final = (trio.ClosedResourceError, trio.EndOfChannel, Undelivered)
 
 
 class Served(Endpoint):
@@ -55,9 +58,9 @@ class Served(Endpoint):
         """
         if code not in CLOSE_CODES and not 3000 <= code <= 4999:
             raise OptionError("code", "must be one that RFC 6455 lets be sent", code)
-        if len(reason.encode()) > REASON_BYTES:
+        if len(reason.encode(errors="replace")) > REASON_BYTES:
             raise OptionError("reason", f"must be at most {REASON_BYTES} bytes", reason)
-        if not self._closing:
+        if not self._closing and not self._gone.is_set():
             self._closing = True
             self._link.close_with = (code, reason)
             self._link.close_by = trio.current_time() + self._close_timeout_s
@@ -90,8 +93,9 @@ class Served(Endpoint):
             nursery.cancel_scope.cancel()
 
     def _report(self, errors: ExceptionGroup[Exception]) -> None:
-        late = errors.split(trio.ClosedResourceError)[1] is None and self._gone.is_set()
-        # A handler that finds out by a send that its client has gone has no fault.
+        # A handler that finds out by its next call that its client is gone, or
+        # is being sent away, has no fault.
+        late = self._mailbox.closed and errors.split(_FAREWELLS)[1] is None
         level = logging.DEBUG if late else logging.ERROR
         logger.log(level, "%s: the handler failed", self.handshake.remote, exc_info=errors)
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 import logging
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Literal, TypeAlias, overload
 
 import attrs
@@ -40,6 +41,12 @@ logger: Final = logging.getLogger("trio_rt.server")
 
 #: Seconds over which `Server.drain()` spreads its closes, unless told.
 DRAIN_S: Final = 5.0
+
+#: Connections over the limit that are told so at the same time, each for at
+#: most so many seconds. The others are just closed, or refusing would cost more
+#: than serving.
+REFUSALS: Final = 64
+REFUSAL_S: Final = 1.0
 
 Handler: TypeAlias = Callable[[Any], Awaitable[object]]
 
@@ -64,22 +71,26 @@ class Server:
 
     def __init__(self, settings: _Settings, listeners: Sequence[trio.abc.Listener[Any]]) -> None:
         self._settings = settings
-        self._listeners = listeners
-        self._connections: Counter[str | None] = Counter()
+        self._listeners = list(listeners)
+        self._address = _tcp_address(listeners)
+        self._open = 0
+        self._open_by_address: Counter[str | None] = Counter()
+        self._refusals = 0
         self._peers: set[Served] = set()
         self._beats = Beats()
         self._listening = trio.CancelScope()
+        self._drains_over_s: float | None = None
         self._quiet = trio.Event()
 
     @property
     def port(self) -> int:
         """The first TCP listener's port. `OptionError` if there is none."""
-        return int(self._address()[1])
+        return self._host_and_port()[1]
 
     @property
     def url(self) -> str:
         """Where a client on this machine finds it."""
-        host, port = self._address()[:2]
+        host, port = self._host_and_port()
         scheme = "ws" if self._settings.ssl_context is None else "wss"
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
@@ -87,72 +98,88 @@ class Server:
     @property
     def connections(self) -> int:
         """Open connections, those in the handshake included."""
-        return self._connections.total()
+        return self._open
 
     async def drain(self, over_s: float = DRAIN_S) -> None:
         """Stop: no new connections, and the peers are closed one after another.
 
         Their closes (1012, with the advice to wait a random part of `over_s`)
-        are spread over `over_s`, so that they do not all return at once. Ends
-        when the last peer is gone; `serve()` then returns. Cancelling leaves
-        the server without listeners, and the other peers connected.
+        are spread over `over_s`, so that they do not all return at once; who is
+        still in the handshake is closed behind it. Ends when the last peer is
+        gone; `serve()` then returns. Cancelling leaves the server without
+        listeners, and the other peers connected.
         """
         check_number("over_s", over_s, finite=True)
         self._listening.cancel()
+        self._drains_over_s = over_s
+        await trio.lowlevel.checkpoint()
         peers = list(self._peers)
-        for peer in peers:
-            advice_s = ambient().random.uniform(0.0, over_s)
-            peer.close(1012, f"retry-after={advice_s:.1f}")
-            await trio.sleep(over_s / len(peers))
-        while self._connections:
+        for number, peer in enumerate(peers):
+            if number and peer in self._peers:
+                await trio.sleep(over_s / len(peers))
+            peer.close(1012, _advice(over_s))
+        while self._open:
             await self._quiet.wait()
 
     async def run(self, task_status: trio.TaskStatus[Server]) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._beats.run)
             task_status.started(self)
-            with self._listening:
+            with self._listening:  # it closes the listeners
                 await trio.serve_listeners(
-                    self._serve_stream, list(self._listeners), handler_nursery=nursery
+                    self._serve_stream, self._listeners, handler_nursery=nursery
                 )
-            for listener in self._listeners:
-                await listener.aclose()
-            while self._connections:
+            while self._open:
                 await self._quiet.wait()
             nursery.cancel_scope.cancel()
 
     async def _serve_stream(self, stream: trio.abc.Stream) -> None:
         """One connection, from TCP accept to its end. Raises nothing."""
         remote = remote_address(stream)
-        stream = direct_stream(stream)
-        self._connections[remote] += 1
         try:
+            stream = direct_stream(stream)
             if self._is_full(remote):
-                await self._turn_away(stream)
+                await self._turn_away(stream, remote)
             else:
-                await self._serve_client(stream)
+                with self._counted(remote):
+                    await self._serve_client(stream)
         except Exception:
             logger.exception("%s: a fault of the server itself", remote)
-        finally:
-            self._connections[remote] -= 1
-            if not self._connections[remote]:
-                del self._connections[remote]
-            if not self._connections:
-                self._quiet.set()
-                self._quiet = trio.Event()
 
     def _is_full(self, remote: str | None) -> bool:
         limits = self._settings.limits
-        return self.connections > limits.connections or (
-            remote is not None and self._connections[remote] > limits.connections_per_address
+        return self._open >= limits.connections or (
+            remote is not None and self._open_by_address[remote] >= limits.connections_per_address
         )
 
-    async def _turn_away(self, stream: trio.abc.Stream) -> None:
-        logger.info("%s: too many connections", remote_address(stream))
-        with trio.move_on_after(1.0):
-            if self._settings.ssl_context is None:
-                await turn_away(stream, Refuse(503, "full", headers={"Retry-After": 5}))
-        await trio.aclose_forcefully(stream)
+    @contextmanager
+    def _counted(self, remote: str | None) -> Iterator[None]:
+        self._open += 1
+        self._open_by_address[remote] += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+            self._open_by_address[remote] -= 1
+            if not self._open_by_address[remote]:
+                del self._open_by_address[remote]
+            if not self._open:
+                self._quiet.set()
+                self._quiet = trio.Event()
+
+    async def _turn_away(self, stream: trio.abc.Stream, remote: str | None) -> None:
+        # Not counted as open, or those that are refused would keep others out.
+        logger.info("%s: too many connections", remote)
+        self._refusals += 1
+        try:
+            if self._refusals <= REFUSALS and self._settings.ssl_context is None:
+                with trio.move_on_after(REFUSAL_S):
+                    await turn_away(stream, Refuse(503, "full", headers={"Retry-After": 5}))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        finally:
+            self._refusals -= 1
+            await trio.aclose_forcefully(stream)
 
     async def _serve_client(self, stream: trio.abc.Stream) -> None:
         settings = self._settings
@@ -167,6 +194,10 @@ class Server:
             max_message_bytes=settings.inbox.message_bytes,
         )
         if accepted is None:
+            return
+        if self._drains_over_s is not None:
+            with trio.move_on_after(settings.close_timeout_s):
+                await accepted.wire.close(1012, _advice(self._drains_over_s))
             return
         peer: Served
         if settings.codec is None:
@@ -187,11 +218,24 @@ class Server:
         world = ambient()
         return Pulse(liveness, trio.current_time(), world.wall_s(), world.random.random())
 
-    def _address(self) -> Any:
-        for listener in self._listeners:
-            if isinstance(listener, trio.SocketListener):
-                return listener.socket.getsockname()
-        raise OptionError("listeners", "must have a TCP listener for this", self._listeners)
+    def _host_and_port(self) -> tuple[str, int]:
+        if self._address is None:
+            raise OptionError("listeners", "must have a TCP listener for this", self._listeners)
+        return self._address
+
+
+def _tcp_address(listeners: Sequence[trio.abc.Listener[Any]]) -> tuple[str, int] | None:
+    """Where the first TCP listener listens. Looked up early: a closed one could not tell."""
+    for listener in listeners:
+        if isinstance(listener, trio.SocketListener):
+            name = listener.socket.getsockname()
+            if isinstance(name, tuple):  # a Unix socket's is a path
+                return name[0], name[1]
+    return None
+
+
+def _advice(over_s: float) -> str:
+    return f"retry-after={ambient().random.uniform(0.0, over_s):.1f}"
 
 
 @overload

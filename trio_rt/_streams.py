@@ -335,19 +335,23 @@ class TlsStream(trio.abc.Stream):
     async def do_handshake(self) -> None:
         """Shake hands. A bad certificate is an `ssl.SSLCertVerificationError`, chained."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        failure: ssl.SSLError | None = None
         while True:
             try:
                 self._ssl.do_handshake()
+                break
             except ssl.SSLWantReadError:
-                await self._send_handshake()
-                await self._read_more()
+                pass
             except ssl.SSLError as error:
-                await self._send_alert()
-                self._broken = True
-                raise trio.BrokenResourceError(f"TLS handshake failed: {error}") from error
-            else:
-                await self._send_handshake(always=True)
-                return
+                failure = error
+                break
+            await self._send_handshake()
+            await self._read_more()
+        if failure is not None:
+            await self._send_alert()
+            self._broken = True
+            raise trio.BrokenResourceError(f"TLS handshake failed: {failure}") from failure
+        await self._send_handshake(always=True)
 
     async def _send_handshake(self, *, always: bool = False) -> None:
         self._start_sending()

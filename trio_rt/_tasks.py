@@ -63,7 +63,7 @@ class Link:
         self._heartbeat = heartbeat
         self._work = Waker()
         self._writing = False
-        self._direct = True
+        self._write_now = self._write_directly
         self._bytes_in = wire.bytes_in
         self._pongs = 0
         self._received: Sequence[str | bytes] = ()
@@ -89,10 +89,23 @@ class Link:
         """
         self._received = received
         try:
+            await self._run_tasks(opened, beats=beats)
+            if self.cause is None:
+                with trio.move_on_at(self.close_by):
+                    await self.wire.close(*self.close_with)
+        finally:
+            if self.cause is None:
+                # Without waiting; where the link is closed already, it is nothing.
+                self.wire.close_nowait(1001)
+            self.wire.abort()
+
+    async def _run_tasks(self, opened: Callable[[], None], *, beats: bool) -> None:
+        mailbox = self._mailbox
+        try:
             async with trio.open_nursery() as nursery:
                 self.scope = nursery.cancel_scope
                 self._spawn = nursery.start_soon
-                self._mailbox.link_up(self._write_directly, self._wake, self.wire.written)
+                mailbox.link_up(self._write_now, self._wake, self.wire.written)
                 opened()
                 if len(self._session.lanes):
                     self._wake()
@@ -101,17 +114,10 @@ class Link:
                     nursery.start_soon(self.read)
                 else:
                     await self.read()
-            if self.cause is None:
-                with trio.move_on_at(self.close_by):
-                    await self.wire.close(*self.close_with)
         finally:
             self.over = True
-            if self.cause is None:
-                # Without waiting; where the link is closed already, it is nothing.
-                self.wire.close_nowait(1001)
-            self.wire.abort()
             self._session.written(self.wire.written)
-            self._mailbox.link_down()
+            mailbox.link_down()
 
     def fail(self, cause: LinkError) -> None:
         """Record the first cause and end the link."""
@@ -121,7 +127,7 @@ class Link:
 
     def _wake(self) -> None:
         """Let the writer run; it is started when there is first something for it."""
-        if self.scope.cancel_called:
+        if self.over:
             return
         if not self._writing:
             self._writing = True
@@ -130,7 +136,7 @@ class Link:
 
     async def read(self) -> None:
         """The reader: wire -> session -> streams."""
-        session, wire = self._session, self.wire
+        session, wire, mailbox = self._session, self.wire, self._mailbox
         try:
             batch, self._received = self._received, ()
             while True:
@@ -138,20 +144,27 @@ class Link:
                     self.proven = True
                     session.receive(batch, trio.current_time())
                     while not session.route():
+                        # Two, since tasks run in any order within a turn: only
+                        # then has every task that was ready run once.
                         await trio.lowlevel.checkpoint()
-                self._direct = True
+                        await trio.lowlevel.checkpoint()
+                mailbox.direct = self._write_now
                 if wire.wants_flush:
                     self._wake()
                 batch = await wire.receive()
                 self.heard()
         except LinkError as cause:
             self.fail(cause)
+        finally:
+            # The nursery may close now, and take no writer any more.
+            self.over = True
 
     async def write(self) -> None:
         """The writer: what could not be written directly, and every batch."""
         session, wire, mailbox = self._session, self.wire, self._mailbox
         try:
             while True:
+                mailbox.wake = self._wake
                 await self._work.wait(session.ready_at)
                 while True:
                     if wire.wants_flush:
@@ -163,7 +176,7 @@ class Link:
                     await wire.send(batch)
                     session.written(wire.written)
                     mailbox.moved()
-                self._direct = True
+                mailbox.direct = self._write_now
                 mailbox.moved()
         except trio.BrokenResourceError as error:
             # The reader may still find a close frame, which tells more.
@@ -221,14 +234,9 @@ class Link:
             self._wake()
 
     def _write_directly(self, delivery: Delivery, now: float) -> bool:
-        if not self._direct or not self._session.may_send_directly(now):
+        if not self._session.may_send_directly(now) or not self.wire.send_nowait((delivery,)):
             return False
-        try:
-            if not self.wire.send_nowait((delivery,)):
-                return False
-        except trio.BrokenResourceError:
-            return False  # the reader finds out why
-        self._direct = False
+        self._mailbox.direct = None
         self._session.sent_directly(delivery, self.wire.written, now)
         if self.wire.wants_flush:
             self._wake()

@@ -18,6 +18,7 @@ from ._ambient import ambient
 from ._mailbox import Mailbox
 from ._pace import Pace
 from ._subscription import Stream
+from ._tasks import Link
 from .delivery import Delivery
 from .errors import Offline, OptionError, PayloadError
 from .message import Gap, Malformed, Message, Outcome, Priority, Reset, dropped
@@ -31,7 +32,6 @@ __all__ = ["Endpoint", "EnvelopeVerbs", "RawVerbs", "Sender", "Statistics", "Whe
 T = TypeVar("T")
 WhenOffline: TypeAlias = Literal["queue", "fail", "drop"]
 
-_PRIORITIES: Final = frozenset(Priority)
 _BITS_OF_ID: Final = 64
 
 
@@ -65,12 +65,16 @@ class Statistics:
 class Endpoint:
     """What both kinds share: the books, the streams of what could not be read, drain."""
 
+    #: The link of the moment, and what the one before it measured.
+    _link: Link | None = None
+    _latency_s: float | None = None
+
     def __init__(self, session: Session, outbox: OutboxLimits) -> None:
         self._session = session
         self._mailbox = Mailbox(session)
-        self._message_bytes = outbox.message_bytes
+        # What is larger than the whole outbox would wait for room for ever.
+        self._message_bytes = min(outbox.message_bytes, outbox.total_bytes)
         self._pace = Pace()
-        self._latency_s: float | None = None
 
     def malformed(self) -> Stream[Malformed | Gap]:
         """A stream of what came in and could not be decoded, with why.
@@ -100,8 +104,12 @@ class Endpoint:
             discarded=session.inbox.discarded,
             malformed=session.inbox.malformed_count,
             lost=session.inbox.lost,
-            latency_s=self._latency_s,
+            latency_s=self._latest_latency_s(),
         )
+
+    def _latest_latency_s(self) -> float | None:
+        now_s = None if self._link is None else self._link.latency_s
+        return self._latency_s if now_s is None else now_s
 
     def _open_stream(
         self,
@@ -132,17 +140,21 @@ class Endpoint:
             raise PayloadError(
                 "payload", f"must encode to at most {self._message_bytes} bytes", len(data)
             )
-        expires_at = math.inf
-        if ttl_s is not None:
-            check_number("ttl_s", ttl_s)
-            expires_at = trio.current_time() + ttl_s
-        ephemeral = when_offline != "queue"
-        if ephemeral and when_offline not in ("fail", "drop"):
-            raise OptionError("when_offline", 'must be "queue", "fail" or "drop"', when_offline)
-        if priority not in _PRIORITIES:
+        if type(priority) is not Priority:
             raise OptionError("priority", "must be a Priority", priority)
         return Delivery(
-            id, data, binary, priority, key, order, expires_at, ephemeral, self._withdraw
+            data,
+            binary,
+            priority,
+            key,
+            order,
+            math.inf if ttl_s is None else _expiry(ttl_s),
+            False,
+            when_offline != "queue" and _is_ephemeral(when_offline),
+            None,
+            None,
+            id,
+            self._withdraw,
         )
 
     def _withdraw(self, entry: Entry) -> bool:
@@ -150,7 +162,7 @@ class Endpoint:
 
     def _offline(self, delivery: Delivery, when_offline: WhenOffline) -> bool:
         """Whether the link is down and `delivery` will not wait for it."""
-        if self._session.linked or when_offline == "queue":
+        if self._session.linked:
             return False
         if self._mailbox.closed:
             raise trio.ClosedResourceError
@@ -161,12 +173,12 @@ class Endpoint:
 
     async def _put(self, delivery: Delivery, when_offline: WhenOffline) -> Delivery:
         await self._pace.step()
-        if not self._offline(delivery, when_offline):
+        if when_offline == "queue" or not self._offline(delivery, when_offline):
             await self._mailbox.put(delivery)
         return delivery
 
     def _put_nowait(self, delivery: Delivery, when_offline: WhenOffline) -> Delivery:
-        if not self._offline(delivery, when_offline):
+        if when_offline == "queue" or not self._offline(delivery, when_offline):
             self._mailbox.put_nowait(delivery)
         return delivery
 
@@ -449,6 +461,17 @@ class Sender(trio.abc.SendChannel[T], Generic[T]):
     async def aclose(self) -> None:
         self._closed = True
         await trio.lowlevel.checkpoint()
+
+
+def _expiry(ttl_s: float) -> float:
+    check_number("ttl_s", ttl_s)
+    return trio.current_time() + ttl_s
+
+
+def _is_ephemeral(when_offline: str) -> bool:
+    if when_offline not in ("fail", "drop"):
+        raise OptionError("when_offline", 'must be "queue", "fail" or "drop"', when_offline)
+    return True
 
 
 def _as_it_is(payload: Any) -> Any:

@@ -70,7 +70,10 @@ SHOWN_CHARACTERS = 100
 
 def shown(value: object) -> str:
     """`repr(value)`, cut to what a person reads in a log line."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # a value too deep, too large, or with a broken repr of its own
+        return f"<{type(value).__name__} that cannot be shown>"
     if len(text) <= SHOWN_CHARACTERS:
         return text
     return f"{text[:SHOWN_CHARACTERS]}... ({len(text)} characters)"

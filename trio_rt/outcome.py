@@ -22,9 +22,10 @@ DropReason: TypeAlias = Literal[
 ]
 
 
-@attrs.frozen
+# One object for each, compared by identity: they are counted at every message.
+@attrs.frozen(eq=False)
 class Outcome:
-    """What became of an accepted send. Every one gets exactly one.
+    """What became of an accepted send. Every one gets exactly one, of the ten below.
 
     - `acked`: the peer's program took it (sessions only);
     - `written`: the kernel took its last byte, and nobody will ever know more;
@@ -39,6 +40,10 @@ class Outcome:
 
     def __str__(self) -> str:
         return self.kind if self.reason is None else f"{self.kind} ({self.reason})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # A copy, or what comes out of a pickle, is the one object again.
+        return _the_one, (self.kind, self.reason)
 
 
 ACKED: Final = Outcome("acked")
@@ -59,6 +64,13 @@ _DROPPED: Final[dict[DropReason, Outcome]] = {
         "oversize",
     )
 }
+
+
+_ALL: Final = (ACKED, WRITTEN, WITHDRAWN, INDETERMINATE, KEPT, *_DROPPED.values())
+
+
+def _the_one(kind: str, reason: str | None) -> Outcome:
+    return next(each for each in _ALL if (each.kind, each.reason) == (kind, reason))
 
 
 def dropped(reason: DropReason) -> Outcome:

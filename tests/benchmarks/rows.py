@@ -117,13 +117,13 @@ def _plain_rows() -> list[Row]:
         row(
             "send envelope, send_nowait",
             "send text",
-            {"bare_trio": 8, "socketio_uvloop": 10},
+            {"bare_trio": 8, "socketio_pair": 10},
             more=_EMIT,
         ),
         row(
             "send envelope, await send",
             "send text",
-            {"bare_trio": 4, "socketio_uvloop": 5},
+            {"bare_trio": 4, "socketio_pair": 5},
             more=_EMIT,
         ),
         row("receive raw, receive_many", "receive raw", {"bare_trio": 6}),

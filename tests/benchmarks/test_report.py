@@ -45,7 +45,8 @@ def test_the_ratio_is_the_median_of_the_rounds() -> None:
 
 def test_a_failed_round_does_not_hold() -> None:
     """It has no ratio, and counts as one that missed; the table says why."""
-    rounds: list[Round] = [*_rounds([3.0] * 5), *([{OURS: "Gap", THEIRS: Run(1)}] * 2)]
+    failed: Round = {OURS: "Gap", THEIRS: Run(1)}
+    rounds = [*_rounds([3.0] * 5), failed, failed]
     assert judge(rounds, ROW, PEER, 2).held == 5
     assert broken([ROW], rounds) == ["row: 2 x peer"]
     assert "failed in 2: Gap" in table([ROW], rounds)

@@ -509,20 +509,23 @@ def test_a_foreign_envelope_is_still_a_message(
 # Which codec
 
 
+class Own:
+    """A codec of the program's own."""
+
+    binary = False
+
+    def encode(self, type: str, payload: Any, meta: Meta) -> bytes:
+        return b""
+
+    def decode(self, data: str | bytes) -> Iterable[Message[Any]]:
+        return ()
+
+    def correlate(self, message: Message[Any]) -> str | None:
+        return None
+
+
 def test_codecs_have_names() -> None:
     """ "json" and "msgpack"; one of the program's own is taken as it is."""
-
-    class Own:
-        binary = False
-
-        def encode(self, type: str, payload: Any, meta: Meta) -> bytes:
-            return b""
-
-        def decode(self, data: str | bytes) -> Iterable[Message[Any]]:
-            return ()
-
-        def correlate(self, message: Message[Any]) -> str | None:
-            return None
 
     own = Own()
     assert isinstance(resolve_codec("json"), JsonCodec)
@@ -556,15 +559,13 @@ def test_a_type_that_the_envelope_cannot_give_is_an_option_error() -> None:
     class Alien:
         pass
 
-    class Own(JsonCodec):
-        pass
-
-    with pytest.raises(OptionError) as caught:
-        payload_reader(JSON, Alien)
-    assert caught.value.field == "as_"
-    with pytest.raises(OptionError):
-        payload_reader(MSGPACK, 5)
+    for codec, as_ in ((JSON, Alien), (MSGPACK, Alien), (MSGPACK, 5)):
+        with pytest.raises(OptionError) as caught:
+            payload_reader(codec, as_)
+        assert caught.value.field == "as_"
     assert payload_reader(JSON, object)(msgspec.Raw(b"1")) == 1
+    alien = Alien()
+    assert payload_reader(Own(), Alien)(alien) is alien
 
 
 # Raw

@@ -172,6 +172,24 @@ def test_finding_the_streams_does_not_depend_on_their_number() -> None:
     assert content(queues[500]) == [1]
 
 
+def test_a_type_that_no_stream_names_any_more_is_forgotten() -> None:
+    """A program may open streams of ever new types; other streams change nothing in that."""
+    inbox = started()
+    early = subscribe(inbox)
+    type = "".join(["request", "-1"])
+    before = sys.getrefcount(type)
+    queue = subscribe(inbox, type)
+    subscribe(inbox)
+    late = subscribe(inbox)
+    assert sys.getrefcount(type) > before
+    inbox.close(late)
+    inbox.close(queue)
+    del queue
+    assert sys.getrefcount(type) == before
+    receive(inbox, type, 1)
+    assert content(early) == [1]
+
+
 # What a stream gets
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -204,6 +205,16 @@ def test_a_newcomer_that_grew_costs_others_their_place() -> None:
     assert content(queue) == "a2 [1]"
 
 
+def test_a_newcomer_that_grew_leaves_the_marks_before_it() -> None:
+    """What was lost before it, and what is lost behind it, are two gaps."""
+    queue = make(Conflate(), 5, 10)
+    queue.put_reset(Reset())
+    for name in ("a1", "b1", "c1", "d1", "e1", "f1"):
+        offer(queue, name, name[0], size=2)
+    offer(queue, "c2", "c", size=5)
+    assert content(queue) == "R [2] c2 [1] e1 f1"
+
+
 # Conflating
 
 
@@ -268,6 +279,18 @@ def test_a_closed_queue_is_empty() -> None:
         assert (len(queue), queue.messages, queue.total_bytes) == (0, 0, 0)
         assert queue.take() is None
         assert queue.take_many(5) == []
+
+
+def test_a_closed_queue_keeps_nothing_alive() -> None:
+    """Its holder may keep it for long."""
+    for on_full in ("pause", Conflate()):
+        queue = make(on_full)
+        message = Message("t", object())
+        before = sys.getrefcount(message)
+        queue.put(message, 1)
+        assert sys.getrefcount(message) > before
+        queue.close()
+        assert sys.getrefcount(message) == before
 
 
 def test_an_empty_queue_gives_nothing() -> None:

@@ -188,6 +188,14 @@ def test_refresh_once() -> None:
     assert error.__cause__ is STALE
 
 
+def test_refreshed_long_ago() -> None:
+    """Another failure in between does not win the right to a second refresh."""
+    route = Story("a")
+    route.dial(STALE)
+    route.dial(REFUSED)
+    assert type(failure(route.dial(STALE))) is CredentialsRefused
+
+
 def test_refresh_stays_at_the_url() -> None:
     """Fresh credentials are tried where the stale ones were refused."""
     route = Story("a", "b")
@@ -248,6 +256,18 @@ def test_breach_of_a_proven_link() -> None:
     assert isinstance(route.link(BREACH), float)
     assert isinstance(route.link(BREACH), float)
     assert type(failure(route.link(BREACH))) is ProtocolBroken
+
+
+def test_breaches_belong_to_the_url() -> None:
+    """Each URL's breaches are counted for it, and forgiven for it."""
+    route = Story("a", "b")
+    route.dial()
+    for proven in (False, False, True, False, False):
+        assert route.host == "b"
+        route.link(BREACH, proven=proven)
+    assert route.host == "b"
+    assert isinstance(route.link(BREACH), float)
+    assert route.host == "a"
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,6 @@ LOW, NORMAL, HIGH, CRITICAL = Priority
 class Send(Entry):
     """An entry that cannot be settled twice."""
 
-    __slots__ = ()
-
     def settle(self, outcome: Outcome) -> None:
         assert self.outcome is None, "settled twice"
         super().settle(outcome)
@@ -180,10 +178,7 @@ def test_commit_order() -> None:
     priorities = [LOW, NORMAL, HIGH, NORMAL, CRITICAL]
     offered(
         session,
-        *(
-            Send(name.encode(), priority=each)
-            for name, each in zip(names, priorities, strict=True)
-        ),
+        *(Send(name.encode(), priority=each) for name, each in zip(names, priorities, strict=True)),
     )
     assert text(session.take(0.0)) == "now high n1 n2 low"
 
@@ -364,7 +359,7 @@ def test_rate_in_any_window(rate_per_s: float, steps: list[tuple[float, bool]]) 
     for pause_s, direct in steps:
         now += pause_s
         count = 0
-        while direct and session.may_send_directly(now):
+        while direct and session.may_send_directly(now) and count <= rate_per_s + 2:
             written += 1
             count += 1
             session.sent_directly(Send(b"x"), written, now)

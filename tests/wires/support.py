@@ -6,9 +6,11 @@ import socket
 from collections.abc import Sequence
 
 import attrs
+import pytest
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 from websockets.protocol import CLIENT, SERVER, Protocol, Side
+from websockets.streams import StreamReader
 
 from trio_rt._streams import DirectStream
 from trio_rt.wires._framing import Lane
@@ -34,6 +36,19 @@ def frame(
     """One frame as the `websockets` package writes it; masked if it is for a server."""
     made = Frame(opcode, data, fin).serialize(mask=to is SERVER)
     return bytes([made[0] | (0x40 if rsv1 else 0)]) + made[1:]
+
+
+def parse(data: bytes, *, masked: bool) -> list[Frame]:
+    """The frames in `data`, by the `websockets` package."""
+    reader = StreamReader()
+    reader.feed_data(data)
+    frames = []
+    while reader.buffer:
+        parser = Frame.parse(reader.read_exact, mask=masked)
+        with pytest.raises(StopIteration) as caught:
+            next(parser)
+        frames.append(caught.value.value)
+    return frames
 
 
 def deflate() -> PerMessageDeflate:

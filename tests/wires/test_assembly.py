@@ -157,6 +157,21 @@ def test_a_message_has_a_limited_number_of_fragments() -> None:
     assert ended(made) == (1009, False)
 
 
+def test_without_a_limit_on_fragments_their_number_costs_no_memory() -> None:
+    """Tiny pieces are joined on the way."""
+    made = assembly(limit=math.inf, fragments=math.inf)
+    tracemalloc.start()
+    try:
+        made.feed(frame(BINARY, b"a", fin=False))
+        for _ in range(40):
+            made.feed(frame(CONT, b"bc", fin=False) * 500)
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert made.feed(frame(CONT)) == [b"a" + b"bc" * 20_000]
+    assert size < 200_000
+
+
 def test_a_million_empty_fragments_are_cut_at_the_limit() -> None:
     """Nothing behind the cut is looked at, so it costs and holds nothing."""
     made = assembly(SERVER, fragments=4096)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 
 import pytest
-from websockets.frames import Frame as WebSocketsFrame
 from websockets.protocol import CLIENT, SERVER, Side
-from websockets.streams import StreamReader
 from websockets.utils import apply_mask as python_apply_mask
 
 from trio_rt._ambient import Ambient, replace_ambient
@@ -28,22 +27,9 @@ from trio_rt.wires._framing import (
 )
 
 from . import support
-from .support import Sent, frame
+from .support import Sent, frame, parse
 
 SIZES = [0, 1, 2, 3, 4, 5, 125, 126, 127, 1000, 65_535, 65_536, 70_000]
-
-
-def parse(data: bytes, *, masked: bool) -> list[WebSocketsFrame]:
-    """The frames in `data`, by the `websockets` package."""
-    reader = StreamReader()
-    reader.feed_data(data)
-    frames = []
-    while reader.buffer:
-        parser = WebSocketsFrame.parse(reader.read_exact, mask=masked)
-        with pytest.raises(StopIteration) as caught:
-            next(parser)
-        frames.append(caught.value.value)
-    return frames
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -147,7 +133,7 @@ def test_the_fast_lane_takes_whole_messages(lane: support.Lane, side: Side) -> N
     assert messages == [kind for payload in payloads for kind in (payload.decode(), payload)]
 
 
-OTHERS = {
+OTHERS: dict[str, Callable[[Side], bytes]] = {
     "ping": lambda side: frame(support.PING, b"x", to=side),
     "close": lambda side: frame(support.CLOSE, b"\x03\xe8", to=side),
     "fragment": lambda side: frame(support.TEXT, b"x", fin=False, to=side),
@@ -159,7 +145,7 @@ OTHERS = {
     "wrong mask": lambda side: frame(support.TEXT, b"x", to=CLIENT if side is SERVER else SERVER),
     "16-bit header cut": lambda side: frame(support.TEXT, b"x" * 200, to=side)[:3],
     "64-bit header cut": lambda side: frame(support.TEXT, b"x" * 70_000, to=side)[:6],
-    "one byte": lambda side: b"\x81",
+    "cut after a byte": lambda side: b"\x81",
 }
 
 

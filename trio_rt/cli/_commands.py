@@ -1,22 +1,18 @@
-"""The command line: options in, exit status out."""
+"""The command line: options in, exit status out.
+
+Each command imports what it needs when it runs: the demo's network takes longer
+to import than `connect` takes to connect.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 from functools import partial
 from typing import Any
 
 import click
-import trio
-from rich.console import Console
 
-from ..errors import OptionError
-from ._dialects import Envelope, Raw
-from ._show import as_json, print_report, watcher
 from ._signals import run_until_signal
-from .demo import Plan, run_demo
-from .line_client import EXIT_FAILED, EXIT_FINE, EXIT_USAGE, LineClient, LineOptions, Output
 
 __all__ = ["command"]
 
@@ -88,27 +84,11 @@ def demo(
 
     Exit status: 0 if every promise was kept, else 1.
     """
+    from ._show import show_demo
+    from .demo import Plan
+
     plan = Plan(seconds=seconds, messages=messages, cuts=cuts, seed=seed, abrupt=abrupt)
-    ctx.exit(run_until_signal(partial(_demo, plan, to_json)))
-
-
-async def _demo(plan: Plan, to_json: bool) -> int:
-    console = Console()
-    watch = _no_watch if to_json else watcher(console, plan)
-    try:
-        report = await run_demo(plan, watch)
-    except trio.TooSlowError:
-        click.echo("trio-rt: the demo hangs, or this machine is too slow for it", err=True)
-        return EXIT_FAILED
-    if to_json:
-        click.echo(json.dumps(as_json(report), indent=2))
-    else:
-        print_report(console, report)
-    return EXIT_FAILED if report.broken_promises else EXIT_FINE
-
-
-async def _no_watch(look: object) -> None:
-    await trio.lowlevel.checkpoint()
+    ctx.exit(run_until_signal(partial(show_demo, plan, to_json=to_json)))
 
 
 def _headers(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -201,6 +181,9 @@ def connect(
       echo hello | trio-rt connect ws://127.0.0.1:8765
       trio-rt connect --type chat_message wss://example.org/feed
     """
+    from ._dialects import Envelope, Raw
+    from .line_client import LineOptions, run_line_client
+
     options = LineOptions(
         url=url,
         dialect=Envelope(type_) if envelope or type_ is not None else Raw(),
@@ -211,12 +194,4 @@ def connect(
         timeout_s=timeout_s,
         quiet=quiet,
     )
-    ctx.exit(run_until_signal(partial(_connect, options)))
-
-
-async def _connect(options: LineOptions) -> int:
-    try:
-        return await LineClient(options, Output()).run()
-    except OptionError as error:
-        click.echo(f"trio-rt: {error}", err=True)
-        return EXIT_USAGE
+    ctx.exit(run_until_signal(partial(run_line_client, options)))

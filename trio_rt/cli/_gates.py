@@ -24,15 +24,13 @@ from .._streams import Buffer, DirectStream
 
 __all__ = ["Gate", "GatedListener", "Gates"]
 
-#: How often the ends are asked whether they have read everything.
-POLL_S = 0.001
-
 
 class Gate(DirectStream):
     """A socket of trio_rt's own kind that counts its bytes, and can be closed."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, moved: trio.lowlevel.ParkingLot) -> None:
         super().__init__(sock)
+        self._moved = moved
         self.sent = 0
         self.received = 0
         self.room = math.inf
@@ -63,11 +61,13 @@ class Gate(DirectStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         data = await super().receive_some(max_bytes)
         self.received += len(data)
+        self._moved.unpark_all()
         return data
 
     def abort(self) -> None:
-        self.torn.set()
         super().abort()
+        self.torn.set()
+        self._moved.unpark_all()
 
     @property
     def over(self) -> bool:
@@ -78,17 +78,19 @@ class Gates:
     """The gates of both ends, link after link."""
 
     def __init__(self) -> None:
+        #: Where one waits for news of any gate.
+        self._moved = trio.lowlevel.ParkingLot()
         self._clients: list[Gate] = []
         self._servers: list[Gate] = []
 
     async def open_stream(self, host: str, port: int) -> Gate:
         """For `connect(open_stream=...)`."""
-        gate = _gate(await trio.open_tcp_stream(host, port))
+        gate = self._gate(await trio.open_tcp_stream(host, port))
         self._clients.append(gate)
         return gate
 
     def accepted(self, stream: trio.SocketStream) -> Gate:
-        gate = _gate(stream)
+        gate = self._gate(stream)
         self._servers.append(gate)
         return gate
 
@@ -103,7 +105,10 @@ class Gates:
             server.received,
             client.received,
         ):
-            await trio.sleep(POLL_S)
+            await self._moved.park()
+
+    def _gate(self, stream: trio.SocketStream) -> Gate:
+        return Gate(socket.socket(fileno=stream.socket.detach()), self._moved)
 
 
 class GatedListener(trio.abc.Listener[Gate]):
@@ -119,7 +124,3 @@ class GatedListener(trio.abc.Listener[Gate]):
 
     async def aclose(self) -> None:
         await self._lower.aclose()
-
-
-def _gate(stream: trio.SocketStream) -> Gate:
-    return Gate(socket.socket(fileno=stream.socket.detach()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,9 +16,9 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from ._books import Report, Way
-from .demo import Plan, Progress
+from .demo import Plan, Progress, run_demo
 
-__all__ = ["as_json", "print_report", "watcher"]
+__all__ = ["as_json", "print_report", "show_demo", "watcher"]
 
 BARS_EVERY_S: Final = 0.1
 LINES_EVERY_S: Final = 0.5
@@ -168,6 +169,25 @@ def _findings(report: Report) -> Iterator[str]:
 
 def _ms(seconds: float) -> str:
     return f"{math.ceil(seconds * 1000)} ms"
+
+
+async def show_demo(plan: Plan, *, to_json: bool) -> int:
+    """Run the demo, and show it or print it as JSON. The exit status."""
+    console = Console()
+    try:
+        report = await run_demo(plan, _nothing if to_json else watcher(console, plan))
+    except trio.TooSlowError:
+        Console(stderr=True).print("trio-rt: the demo hangs, or this machine is too slow for it")
+        return 1
+    if to_json:
+        print(json.dumps(as_json(report), indent=2))
+    else:
+        print_report(console, report)
+    return 1 if report.broken_promises else 0
+
+
+async def _nothing(look: object) -> None:
+    await trio.lowlevel.checkpoint()
 
 
 def as_json(report: Report) -> dict[str, Any]:

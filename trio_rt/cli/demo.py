@@ -267,13 +267,17 @@ class Demo:
         )
         async with trio.open_nursery() as nursery, connection as conn:
             self._conn = conn
-            nursery.start_soon(self._recoveries.watch, conn.watch_states())
-            nursery.start_soon(take, conn.subscribe(as_=Note), self._down.books)
+            self._listen(conn, nursery.start_soon)
             async with trio.open_nursery() as loads:
                 loads.start_soon(self._saboteur.run, conn, self._relay)
                 loads.start_soon(self._up.send, conn, self._is_done)
             await self._settle()
             await self._overtake()
+
+    def _listen(self, conn: Connection, start: Callable[..., None]) -> None:
+        """Start what ends with the connection, and is given what it still had."""
+        start(self._recoveries.watch, conn.watch_states())
+        start(take, conn.subscribe(as_=Note), self._down.books)
 
     async def _settle(self) -> None:
         """Wait until everything sent has arrived."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import attrs
@@ -19,7 +20,7 @@ import trio
 
 from .._states import StateStream
 from .._subscription import Stream
-from ..errors import ConnectionFailed, PayloadError
+from ..errors import ConnectionFailed, OptionError, PayloadError
 from ..message import WRITTEN, Gap, Malformed, Message, Reset
 from ..options import OutboxLimits, Reconnect
 from ..protocol.lifecycle import Phase, State
@@ -28,7 +29,15 @@ from ._dialects import BadLine, Dialect
 from ._lines import Lines, LineTooLong
 from ._text import printable
 
-__all__ = ["EXIT_FAILED", "EXIT_FINE", "EXIT_USAGE", "LineClient", "LineOptions", "Output"]
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_FINE",
+    "EXIT_USAGE",
+    "LineClient",
+    "LineOptions",
+    "Output",
+    "run_line_client",
+]
 
 EXIT_FINE: Final = 0
 EXIT_FAILED: Final = 1
@@ -90,47 +99,38 @@ def _write(fd: int, data: bytes) -> None:
 
 
 class LineClient:
-    """One run of the client."""
+    """One run of the client. Raises `OptionError` for options that cannot be."""
 
     def __init__(self, options: LineOptions, output: Output, *, in_fd: int = 0) -> None:
         self._options = options
         self._output = output
         self._lines = Lines(in_fd, int(OutboxLimits().message_bytes))
-        self._unsent = 0
+        self._connection = _connection(options)
+        self._status = EXIT_FINE
         #: Ends everything at once when nobody reads the output any more.
         self._scope = trio.CancelScope()
 
     async def run(self) -> int:
-        """The exit status. Raises `OptionError` before anything is dialled."""
-        connection = self._connect()
-        failed = False
+        """Talk until the end of the input, or of the connection: the exit status."""
         with self._scope:
             async with trio.open_nursery() as nursery:
                 try:
-                    async with connection as conn:
-                        nursery.start_soon(self._tell_states, conn.watch_states())
-                        nursery.start_soon(self._print_messages, conn.subscribe())
-                        nursery.start_soon(self._tell_malformed, conn.malformed())
+                    async with self._connection as conn:
+                        self._listen(conn, nursery.start_soon)
                         await self._talk(conn)
                 except ConnectionFailed as failure:
-                    failed = True
-                    self._output.note(str(failure))
+                    self._fail(str(failure))
+                except OptionError as error:  # found only when it dials
+                    self._fail(str(error), EXIT_USAGE)
                 finally:
                     self._account(conn)
-        if self._scope.cancel_called:
-            return EXIT_FINE
-        return EXIT_FAILED if failed or self._unsent else EXIT_FINE
+        return self._status
 
-    def _connect(self) -> Any:
-        options = self._options
-        return options.dialect.connect(
-            options.url,
-            headers=options.headers,
-            protocols=options.protocols,
-            ssl_context=_trusting_context() if options.insecure else None,
-            reconnect=Reconnect(give_up_after_s=options.timeout_s),
-            open_timeout_s=min(OPEN_TIMEOUT_S, options.timeout_s),
-        )
+    def _listen(self, conn: Any, start: Callable[..., None]) -> None:
+        """Start what ends with the connection, and is given what it still had."""
+        start(self._tell_states, conn.watch_states())
+        start(self._print_messages, conn.subscribe())
+        start(self._tell_malformed, conn.malformed())
 
     async def _talk(self, conn: Any) -> None:
         try:
@@ -140,8 +140,7 @@ class LineClient:
         try:
             await self._send_lines(conn)
         except LineTooLong as error:
-            self._unsent += 1
-            self._output.note(str(error))
+            self._fail(str(error))
         await conn.drain()
         await trio.sleep(self._options.wait_s)
 
@@ -157,16 +156,19 @@ class LineClient:
                 self._refuse(number, str(error))
 
     def _refuse(self, number: int, why: str) -> None:
-        self._unsent += 1
-        self._output.note(f"line {number} is not sent: {why}")
+        self._fail(f"line {number} is not sent: {why}")
 
     def _account(self, conn: Any) -> None:
         """Say which lines may not have arrived."""
         statistics = conn.statistics()
         unsure = statistics.accepted - statistics.outcomes.get(WRITTEN, 0)
-        if unsure:
-            self._unsent += unsure
-            self._output.note(f"{unsure} of {statistics.accepted} lines may not have arrived")
+        if unsure and not self._scope.cancel_called:
+            self._fail(f"{unsure} of {statistics.accepted} lines may not have arrived")
+
+    def _fail(self, text: str, status: int = EXIT_FAILED) -> None:
+        """Note what went wrong; the first trouble gives the exit status."""
+        self._output.note(text)
+        self._status = self._status or status
 
     async def _tell_states(self, states: StateStream) -> None:
         told = ""
@@ -183,7 +185,10 @@ class LineClient:
                 await self._output.print([text for item in items for text in self._shown(item)])
         except trio.EndOfChannel:
             pass
-        except OSError:
+        except BrokenPipeError:
+            self._scope.cancel()
+        except OSError as error:
+            self._fail(f"cannot write: {error}")
             self._scope.cancel()
 
     def _shown(self, item: Message[Any] | Gap | Reset) -> Sequence[str]:
@@ -202,6 +207,17 @@ class LineClient:
                 self._output.note(f"no message: {item.error}")
 
 
+def _connection(options: LineOptions) -> AbstractAsyncContextManager[Any]:
+    return options.dialect.connect(
+        options.url,
+        headers=options.headers,
+        protocols=options.protocols,
+        ssl_context=_trusting_context() if options.insecure else None,
+        reconnect=Reconnect(give_up_after_s=options.timeout_s),
+        open_timeout_s=min(OPEN_TIMEOUT_S, options.timeout_s),
+    )
+
+
 def _told(state: State, url: str) -> str:
     if state.phase is Phase.CONNECTED:
         return f"connected to {url}"
@@ -217,3 +233,14 @@ def _trusting_context() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
+
+
+async def run_line_client(options: LineOptions) -> int:
+    """Run it on the standard streams. Its exit status."""
+    output = Output()
+    try:
+        client = LineClient(options, output)
+    except OptionError as error:
+        output.note(str(error))
+        return EXIT_USAGE
+    return await client.run()

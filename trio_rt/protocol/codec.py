@@ -258,11 +258,6 @@ class MsgpackCodec(_EnvelopeCodec):
     def __init__(self) -> None:
         super().__init__("MessagePack", msgspec.msgpack, b"\xc0")
 
-    def decode(self, data: str | bytes) -> Iterable[Message[Any]]:
-        if isinstance(data, str):
-            raise DecodeError("message", "is text, where MessagePack is binary", data)
-        return _EnvelopeCodec.decode(self, data)
-
 
 _BUILT_IN: Final[dict[str, Codec]] = {"json": JsonCodec(), "msgpack": MsgpackCodec()}
 

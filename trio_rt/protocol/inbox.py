@@ -161,8 +161,6 @@ class Inbox:
     def end(self) -> None:
         """Nothing more will arrive: the streams end after their items."""
         self._ended = True
-        if self._queues:
-            self._release()
         for queue in (*self._queues, *self._complaints):
             if not queue.ended:
                 queue.end()

@@ -45,7 +45,9 @@ from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Final
+from typing import Any, Final
+
+import msgspec
 
 from ..message import WITHDRAWN, Outcome, Priority, dropped
 from ..options import OutboxLimits
@@ -65,7 +67,9 @@ PATIENCE_S: Final = {
 FEW: Final = 16
 
 
-class Entry:
+# Msgspec structs: one of each is made for every send, in 0.1 us instead of 0.4 us.
+# The collector need not look at them: entry and place part before they are let go.
+class Entry(msgspec.Struct, eq=False, gc=False):
     """One message to be sent: `data` is what goes in the frame.
 
     `expires_at` is on trio's clock, `math.inf` is never. `durable` protects
@@ -74,44 +78,17 @@ class Entry:
     entry is settled; one that was popped is settled by who popped it.
     """
 
-    __slots__ = (
-        "binary",
-        "data",
-        "durable",
-        "ephemeral",
-        "expires_at",
-        "key",
-        "order",
-        "outcome",
-        "place",
-        "plain",
-        "priority",
-    )
-
-    def __init__(
-        self,
-        data: bytes,
-        *,
-        binary: bool = False,
-        priority: Priority = Priority.NORMAL,
-        key: str | None = None,
-        order: str | None = None,
-        expires_at: float = math.inf,
-        durable: bool = False,
-        ephemeral: bool = False,
-    ) -> None:
-        self.data = data
-        self.binary = binary
-        self.priority = priority
-        self.key = key
-        self.order = order
-        self.expires_at = expires_at
-        self.durable = durable
-        self.ephemeral = ephemeral
-        self.outcome: Outcome | None = None
-        # For `Lanes` alone: where it is queued, and whether no book is kept on it.
-        self.place: _Place | None = None
-        self.plain = key is None and order is None and expires_at == math.inf and not durable
+    data: bytes
+    binary: bool = False
+    priority: Priority = Priority.NORMAL
+    key: str | None = None
+    order: str | None = None
+    expires_at: float = math.inf
+    durable: bool = False
+    ephemeral: bool = False
+    outcome: Outcome | None = None
+    #: Where it is queued, for `Lanes` alone.
+    place: Any = None
 
     def settle(self, outcome: Outcome) -> None:
         """Set the outcome; the first one stays."""
@@ -119,13 +96,13 @@ class Entry:
             self.outcome = outcome
 
 
-class _Place:
-    __slots__ = ("due", "entry", "lane")
+class _Place(msgspec.Struct, eq=False, gc=False):
+    """A turn in a lane. `booked`: its entry is in the books of keys, orders and expiries."""
 
-    def __init__(self, lane: _Lane, due: float) -> None:
-        self.entry: Entry | None = None
-        self.lane = lane
-        self.due = due
+    entry: Entry | None
+    lane: Any
+    due: float
+    booked: bool = False
 
 
 class _Lane:
@@ -216,12 +193,22 @@ class Lanes:
             self.expire(now)
         size = len(entry.data)
         fits = self._count < self._max_messages and self.total_bytes + size <= self._max_bytes
-        if not (fits and entry.plain):
+        if not (
+            fits
+            and entry.key is None
+            and entry.order is None
+            and entry.expires_at == math.inf
+            and not entry.durable
+        ):
             return self._offer_with_care(entry, now, fits)
         lane = self._lanes[entry.priority]
-        place = _Place(lane, (now - self._clock if self._online else self._clock) + lane.patience_s)
+        online = now - self._clock if self._online else self._clock
+        entry.place = place = _Place(entry, lane, online + lane.patience_s)
         lane.places.append(place)
-        self._seat(entry, place, size)
+        lane.count += 1
+        lane.bytes += size
+        self._count += 1
+        self.total_bytes += size
         return True
 
     def pop(self, now: float, room_bytes: float = math.inf) -> Entry | None:
@@ -230,26 +217,68 @@ class Lanes:
         None if there is none, or if it is larger than `room_bytes`: a smaller
         one never goes before it.
         """
+        popped = self.pop_batch(now, room_bytes, 1)
+        return popped[0] if popped else None
+
+    def pop_batch(
+        self, now: float, room_bytes: float = math.inf, most: float = math.inf
+    ) -> list[Entry]:
+        """`pop` again and again, up to `most` messages and `room_bytes` in all."""
         if self._timers and self._timers[0][0] <= now:
             self.expire(now)
-        lane = self._critical
-        if not lane.places:
-            due = math.inf
-            for candidate in self._patient:
-                if candidate.places and candidate.places[0].due < due:
-                    lane, due = candidate, candidate.places[0].due
-            if not lane.places:
-                return None
-        entry = lane.places[0].entry
-        assert entry is not None
-        size = len(entry.data)
-        if size > room_bytes:
-            return None
-        self._unseat(entry, size)
-        lane.places.popleft()
-        if lane.count != len(lane.places):
+        batch: list[Entry] = []
+        while self._count and most > 0:
+            lane, until = self._first_lane()
+            count, size = self._pop_run(lane, until, room_bytes, most, batch)
+            if not count:
+                break
+            most -= count
+            room_bytes -= size
+        return batch
+
+    def _first_lane(self) -> tuple[_Lane, float]:
+        """The lane whose head is the most urgent, and the `due` from which another's is."""
+        if self._critical.count:
+            return self._critical, math.inf
+        first, due, until = self._critical, math.inf, math.inf
+        for lane in self._patient:
+            if lane.count:
+                head = lane.places[0].due
+                if head < due:
+                    first, due, until = lane, head, due
+                else:
+                    until = min(until, head)
+        return first, until
+
+    def _pop_run(
+        self, lane: _Lane, until: float, room_bytes: float, most: float, batch: list[Entry]
+    ) -> tuple[int, int]:
+        """Move the head of `lane`, and what follows it before `until`, to `batch`."""
+        places = lane.places
+        count = total = 0
+        while places and count < most:
+            place = places[0]
+            entry = place.entry
+            if entry is not None:
+                if count and place.due >= until:
+                    break
+                size = len(entry.data)
+                if total + size > room_bytes:
+                    break
+                if place.booked:
+                    self._strike(entry, lane, size)
+                place.entry = entry.place = None
+                batch.append(entry)
+                total += size
+                count += 1
+            places.popleft()
+        lane.count -= count
+        lane.bytes -= total
+        self._count -= count
+        self.total_bytes -= total
+        if lane.count != len(places):
             lane.tidy()
-        return entry
+        return count, total
 
     def withdraw(self, entry: Entry) -> bool:
         """Take `entry` back; False if it is not queued (any more)."""
@@ -303,9 +332,8 @@ class Lanes:
         elif old is not None:
             self._unseat(old, len(old.data))
         if place is None:
-            place = _Place(
-                lane, (now - self._clock if self._online else self._clock) + lane.patience_s
-            )
+            online = now - self._clock if self._online else self._clock
+            place = _Place(entry, lane, online + lane.patience_s)
             lane.places.append(place)
         self._seat(entry, place, len(entry.data))
         for victim in victims:
@@ -360,29 +388,28 @@ class Lanes:
         place.lane.bytes += size
         self._count += 1
         self.total_bytes += size
-        if not entry.plain:
-            self._enter(entry, place, size)
+        self._enter(entry, place, size)
 
     def _unseat(self, entry: Entry, size: int) -> _Lane:
         """The opposite of `_seat`, to the last byte."""
         place = entry.place
-        assert place is not None
-        lane = place.lane
+        lane: _Lane = place.lane
+        if place.booked:
+            self._strike(entry, lane, size)
         place.entry = entry.place = None
         lane.count -= 1
         lane.bytes -= size
         self._count -= 1
         self.total_bytes -= size
-        if not entry.plain:
-            self._strike(entry, lane, size)
         return lane
 
     def _remove(self, entry: Entry) -> None:
         self._unseat(entry, len(entry.data)).tidy()
 
     def _enter(self, entry: Entry, place: _Place, size: int) -> None:
-        """Enter an entry that is not plain in the books."""
+        """Enter it in the books: durable ones, keys, orders, expiries."""
         lane = place.lane
+        place.booked = True
         if entry.durable:
             lane.durables += 1
             lane.durable_bytes += size
@@ -396,6 +423,7 @@ class Lanes:
 
     def _strike(self, entry: Entry, lane: _Lane, size: int) -> None:
         """Strike it from the books again."""
+        entry.place.booked = False
         if entry.durable:
             lane.durables -= 1
             lane.durable_bytes -= size

@@ -43,8 +43,11 @@ def reader(binary: bool, as_: Any) -> Reader:
 
 def is_foreign(as_: Any) -> bool:
     """Whether msgspec cannot build an `as_`, only recognise one."""
-    if not isinstance(as_, type) or as_ is object:
-        return False
+    return isinstance(as_, type) and as_ is not object and _is_custom(as_)
+
+
+@functools.lru_cache(READERS)
+def _is_custom(as_: type) -> bool:
     return isinstance(msgspec.inspect.type_info(as_), msgspec.inspect.CustomType)
 
 
@@ -65,7 +68,7 @@ def _make_reader(binary: bool, as_: Any) -> Reader:
         try:
             if payload.__class__ is msgspec.Raw:
                 return decode(payload)
-            return payload if as_ is Any else msgspec.convert(payload, as_)
+            return msgspec.convert(payload, as_)
         except Exception as error:
             raise _refused(payload, plain, error) from error
 

@@ -35,6 +35,9 @@ __all__ = ["BATCH_BYTES", "Decode", "Heartbeat", "Session", "size_bytes"]
 #: also where a system call stops getting cheaper by the byte.
 BATCH_BYTES: Final = 64 << 10
 
+#: How much of a second's worth of messages may leave at once under `rate_per_s`.
+BURST_S: Final = 0.1
+
 Decode = Callable[[str | bytes], Iterable[Message[Any]]]
 
 
@@ -45,10 +48,8 @@ def size_bytes(data: str | bytes) -> int:
     return len(data.encode())
 
 
-class Heartbeat(Entry):
+class Heartbeat(Entry, eq=False, gc=False):
     """A heartbeat message: it travels as a send does, but is none in the books."""
-
-    __slots__ = ()
 
 
 class Session:
@@ -103,7 +104,7 @@ class Session:
     def sent_directly(self, entry: Entry, written: int, now: float) -> None:
         """`entry` went to the wire past the lanes; `written` is the wire's count since."""
         self.accepted += 1
-        self._rate.spend(now)
+        self._rate.spend(now, 1)
         self._flight.append(entry)
         self.written(written)
 
@@ -113,19 +114,12 @@ class Session:
         if self._beat is not None:
             batch.append(self._beat)
             self._beat = None
-        room: float = math.inf
-        pop = self.lanes.pop
-        unlimited = self._rate.unlimited
-        while unlimited or self._rate.ready_at <= now:
-            entry = pop(now, room)
-            if entry is None:
-                break
-            if not unlimited:
-                self._rate.spend(now)
-            batch.append(entry)
-            if room == math.inf:
-                room = BATCH_BYTES
-            room -= len(entry.data)
+        most = self._rate.left(now)
+        first = self.lanes.pop(now) if most >= 1 else None
+        if first is not None:
+            batch.append(first)
+            batch += self.lanes.pop_batch(now, BATCH_BYTES - len(first.data), most - 1)
+            self._rate.spend(now, len(batch))
         self._flight.extend(batch)
         return batch
 
@@ -160,10 +154,15 @@ class Session:
     def written(self, count: int) -> None:
         """The kernel has taken `count` messages of this link wholly."""
         flight = self._flight
-        settle = self._settle
+        sends = count - self._written
         for _ in range(count - self._written):
-            settle(flight.popleft(), WRITTEN)
+            entry = flight.popleft()
+            entry.settle(WRITTEN)
+            if type(entry) is Heartbeat:
+                sends -= 1
         self._written = count
+        if sends:
+            self.outcomes[WRITTEN] += sends
 
     def receive(self, batch: Sequence[str | bytes], now: float) -> None:
         """Decode what one read brought. `route` then hands it out."""
@@ -177,7 +176,7 @@ class Session:
                 self.inbox.malformed(Malformed(data, error, now))
             except Exception as error:
                 # A foreign codec's own bug must not end the link.
-                wrapped = DecodeError("message", f"made the codec raise {error!r}", data)
+                wrapped = DecodeError("message", f"made the codec raise {type(error).__name__}", data)
                 wrapped.__cause__ = error
                 self.inbox.malformed(Malformed(data, wrapped, now))
         self.received += len(batch)
@@ -228,11 +227,19 @@ class _Rate:
     """A token bucket: `rate_per_s`, and a tenth of a second's worth (at least one) at once."""
 
     def __init__(self, rate_per_s: float) -> None:
-        self.unlimited = math.isinf(rate_per_s)
+        self._step_s = 0.0 if math.isinf(rate_per_s) else 1.0 / rate_per_s
+        self._burst_s = max(0.0, BURST_S - self._step_s)
+        #: When one more may leave.
         self.ready_at = -math.inf
-        self._step_s = 0.0 if self.unlimited else 1.0 / rate_per_s
-        self._burst_s = max(0.0, 0.1 - self._step_s)
 
-    def spend(self, now: float) -> None:
-        if not self.unlimited:
-            self.ready_at = max(self.ready_at, now - self._burst_s) + self._step_s
+    def left(self, now: float) -> float:
+        """How many may leave now."""
+        if not self._step_s:
+            return math.inf
+        if self.ready_at > now:
+            return 0
+        return 1 + (now - max(self.ready_at, now - self._burst_s)) // self._step_s
+
+    def spend(self, now: float, count: int) -> None:
+        if self._step_s:
+            self.ready_at = max(self.ready_at, now - self._burst_s) + count * self._step_s

@@ -37,7 +37,7 @@ class _Bad(Exception):
     """The rule that a URL breaks."""
 
 
-@attrs.frozen(repr=False)
+@attrs.frozen
 class Url:
     """A checked WebSocket URL. `str(url)` has no user, no password and no query."""
 

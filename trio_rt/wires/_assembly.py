@@ -47,6 +47,10 @@ CONTROL_BYTES: Final = 125
 DEFLATE_SHARE: Final = 512
 DEFLATE_BYTES: Final = 64
 
+#: Pieces of a message are joined when they are so many: each costs some 40
+#: bytes beside its own, and with no limit on fragments they may be tiny.
+PIECES: Final = 1024
+
 _OPCODES: Final = frozenset({CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG})
 _RSV1: Final = 0x4
 
@@ -72,7 +76,8 @@ class Assembly:
         self._partial = bytearray()
         self._needed = 0
         # The fragmented message in progress.
-        self._message: bytearray | None = None
+        self._message: list[bytes] | None = None
+        self._size = 0
         self._binary = False
         self._compressed = False
         self._frames = 0
@@ -186,29 +191,32 @@ class Assembly:
         """The longest payload that could belong to a message within the limit."""
         if compressed:
             return self._limit + self._limit / DEFLATE_SHARE + DEFLATE_BYTES
-        return self._limit - len(self._message or b"")
+        return self._limit - (self._size if self._message is not None else 0)
 
     # -- data ---------------------------------------------------------------
 
     def _take_data(self, header: Header, payload: bytes, messages: list[str | bytes]) -> None:
         if header.opcode != CONTINUATION:
-            self._message = bytearray()
+            self._message = []
+            self._size = self._frames = 0
             self._binary = header.opcode == BINARY
             self._compressed = bool(header.rsv)
-            self._frames = 0
         assert self._message is not None
+        data = self._inflated(header, payload) if self._compressed else payload
+        self._message.append(data)
+        self._size += len(data)
         self._frames += 1
-        self._message += self._inflated(header, payload) if self._compressed else payload
         if header.fin:
-            message, self._message = bytes(self._message), None
+            message, self._message = b"".join(self._message), None
             self._frames = 0
             messages.append(message if self._binary else _text(message))
+        elif len(self._message) == PIECES:
+            self._message = [b"".join(self._message)]
 
-    def _inflated(self, header: Header, payload: bytes) -> bytes | bytearray | memoryview:
+    def _inflated(self, header: Header, payload: bytes) -> bytes:
         frame = ExtensionFrame(Opcode(header.opcode), payload, header.fin, bool(header.rsv & _RSV1))
-        assert self._message is not None
         # At least 1, because zlib takes 0 for "no limit".
-        room = None if math.isinf(self._limit) else max(1, int(self._limit) - len(self._message))
+        room = None if math.isinf(self._limit) else max(1, int(self._limit) - self._size)
         try:
             for extension in reversed(self._protocol.extensions):
                 frame = extension.decode(frame, max_size=room)
@@ -216,9 +224,9 @@ class Assembly:
             raise self._too_large() from error
         except ProtocolError as error:
             raise _Breach(1002, str(error)) from error
-        if len(self._message) + len(frame.data) > self._limit:
+        if self._size + len(frame.data) > self._limit:
             raise self._too_large()
-        return frame.data
+        return bytes(frame.data)
 
     def _too_large(self) -> _Breach:
         return _Breach(1009, f"message of more than {self._limit:g} bytes")

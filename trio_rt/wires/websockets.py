@@ -162,7 +162,7 @@ class WebSocketsWire:
             if writes == WRITES_PER_TURN:
                 await trio.lowlevel.checkpoint()
                 writes = 0
-        if writes:
+        if writes or not batch:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _encoded(self, batch: Sequence[Frame]) -> Iterator[tuple[Sequence[bytes], bool]]:
