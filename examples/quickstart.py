@@ -1,8 +1,10 @@
-"""Talk to a server over a link that is cut, and go on talking.
+"""Talk to a server that hangs up, and go on talking.
 
     python examples/quickstart.py
 
-The server is in the same program, so that there is something to talk to.
+The server is in the same program, so that there is something to talk to. It
+does not speak sessions, like most servers: a new link knows nothing of the
+one before, so the client says where it stopped.
 """
 
 from __future__ import annotations
@@ -12,34 +14,43 @@ import trio
 import trio_rt
 from trio_rt import Gap, Message, Priority, Reset
 
+LINES = ("Whan that Aprille", "with his shoures soote", "the droghte of March", "THE END")
 
-async def echo(peer: trio_rt.Peer) -> None:
-    """The server's side: one call for each client."""
-    with peer.subscribe("chat_message") as stream:
+
+async def lobby(peer: trio_rt.Peer) -> None:
+    """The server's side, once for each link: two lines, and the link is closed."""
+    with peer.subscribe("join_room") as joins:
+        async for join in joins:
+            if isinstance(join, Message):
+                after = join.payload["after"]
+                for line in LINES[after : after + 2]:
+                    await peer.send("chat_message", {"content": line})
+                return
+
+
+async def listen(conn: trio_rt.Connection) -> None:
+    """The client's side, once for all links."""
+    seen = 0
+    with conn.subscribe("chat_message") as stream:
+        await conn.send("join_room", {"after": seen}, priority=Priority.HIGH)
         async for item in stream:
-            if isinstance(item, Message):
-                await peer.send("chat_message", {"content": item.payload["content"].upper()})
-
-
-async def talk(url: str) -> None:
-    async with trio_rt.connect(url) as conn:
-        with conn.subscribe("chat_message") as stream:
-            await conn.send("join_room", {"roomId": "lobby"}, priority=Priority.HIGH)
-            await conn.send("chat_message", {"content": "hello"})
-            async for item in stream:
-                match item:
-                    case Message(payload=payload):
-                        print(payload["content"])
-                        break
-                    case Gap() | Reset():
-                        print("missed something:", item)
+            match item:
+                case Message(payload=payload):
+                    print(payload["content"])
+                    seen += 1
+                    if payload["content"] == LINES[-1]:
+                        return
+                case Gap() | Reset():
+                    print("missed something:", item)
+                    await conn.send("join_room", {"after": seen}, priority=Priority.HIGH)
 
 
 async def main() -> None:
     async with trio.open_nursery() as nursery:
-        server: trio_rt.Server = await nursery.start(trio_rt.serve, echo, "127.0.0.1", 0)
-        await talk(server.url)
-        nursery.cancel_scope.cancel()
+        server: trio_rt.Server = await nursery.start(trio_rt.serve, lobby, "127.0.0.1", 0)
+        async with trio_rt.connect(server.url) as conn:
+            await listen(conn)
+        await server.drain()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import trio_rt
 from trio_rt.testing import LinkProfile, VirtualNetwork, VirtualStream
 from trio_rt.wires.websockets import QUIET
 
-__all__ = ["FarEnd", "Script", "World", "echo", "open_world", "own_tasks", "sink"]
+__all__ = ["FarEnd", "Script", "World", "echo", "open_world", "outlast", "own_tasks", "sink"]
 
 URL = "ws://server/"
 
@@ -201,6 +201,13 @@ async def open_world(*, latency_s: float = 0.02, **profile: Any) -> AsyncIterato
         yield world
         assert world.open_sockets == 0
         nursery.cancel_scope.cancel()
+
+
+async def outlast(condition: Callable[[], object], step_s: float = 0.01) -> None:
+    """Wait as long as `condition()` holds, looking at it every `step_s`."""
+    await trio.lowlevel.checkpoint()
+    while condition():
+        await trio.sleep(step_s)
 
 
 def own_tasks() -> int:

@@ -12,9 +12,9 @@ import trustme
 from websockets.http11 import Request
 
 import trio_rt
-from tests.helpers import FarEnd, World, echo, open_world, sink
+from tests.helpers import FarEnd, World, echo, open_world, outlast, sink
 from tests.testing.support import virtual
-from trio_rt import InboxLimits, Liveness, LinkClosed, Message, OptionError, OutboxLimits, Reconnect
+from trio_rt import InboxLimits, LinkClosed, Liveness, Message, OptionError, OutboxLimits, Reconnect
 
 # Options that cannot be
 
@@ -307,6 +307,5 @@ async def test_real_sockets() -> None:
                     item = await stream.receive()
                     assert isinstance(item, Message)
                     assert item.payload == 1
-            while server.connections:
-                await trio.sleep(0.01)
+            await outlast(lambda: server.connections, 0.01)
             nursery.cancel_scope.cancel()

@@ -1,10 +1,13 @@
 """The life of a connection: attempts, states, reconnects, and the ways it ends."""
 
+# ruff: noqa: PT012 - what raises is the end of a block, with its body
+
 from __future__ import annotations
 
 import logging
 import signal
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,12 +15,11 @@ import trio
 from websockets.frames import Opcode
 
 import trio_rt
-from tests.helpers import FarEnd, Script, World, echo, open_world, own_tasks, sink
+from tests.helpers import FarEnd, Script, World, echo, open_world, outlast, own_tasks, sink
 from tests.testing.support import virtual
 from trio_rt import (
     Attempt,
     AttemptsExhausted,
-    ConnectionFailed,
     Credentials,
     CredentialsRefused,
     DialError,
@@ -26,7 +28,6 @@ from trio_rt import (
     HookError,
     HookFailed,
     LinkClosed,
-    LinkDead,
     Message,
     Phase,
     Priority,
@@ -44,8 +45,7 @@ FAST = Reconnect(first_s=0.1, cap_s=0.1)
 
 
 async def collect(states: trio_rt.StateStream, into: list[State]) -> None:
-    async for state in states:
-        into.append(state)
+    into.extend([state async for state in states])
 
 
 # The states
@@ -72,17 +72,14 @@ async def test_states_of_a_life() -> None:
     async with open_world() as world:
         await world.serve(echo)
         world.network.refuse("server")
-        async with trio.open_nursery() as nursery:
-            async with world.connect() as conn:
-                nursery.start_soon(collect, conn.watch_states(), seen)
-                while conn.state.retry_at is None:
-                    await trio.sleep(0.01)
-                world.network.accept("server")
-                await conn.wait_connected()
-                world.network.cut()
-                while conn.state.phase is CONNECTED:
-                    await trio.sleep(0.01)
-                await conn.wait_connected()
+        async with trio.open_nursery() as nursery, world.connect() as conn:
+            nursery.start_soon(collect, conn.watch_states(), seen)
+            await outlast(lambda: conn.state.retry_at is None, 0.01)
+            world.network.accept("server")
+            await conn.wait_connected()
+            world.network.cut()
+            await outlast(lambda: conn.state.phase is CONNECTED, 0.01)
+            await conn.wait_connected()
     assert [(s.phase, s.attempt, s.retry_at is None) for s in seen] == [
         (CONNECTING, 0, True),
         (CONNECTING, 1, True),
@@ -113,11 +110,9 @@ async def test_retry_at_is_when_it_dials() -> None:
 
         async with world.connect(open_stream=open_stream) as conn:
             for _ in range(5):
-                while conn.state.retry_at is None:
-                    await trio.sleep(0.001)
+                await outlast(lambda: conn.state.retry_at is None, 0.001)
                 until, count = conn.state.retry_at, len(dialled)
-                while len(dialled) == count:
-                    await trio.sleep(0.001)
+                await outlast(lambda count=count: len(dialled) == count, 0.001)  # type: ignore[misc]
                 assert dialled[-1] == pytest.approx(until, abs=0.002)
 
 
@@ -162,8 +157,7 @@ async def test_retry_now() -> None:
         world.network.refuse("server")
         async with world.connect(reconnect=Reconnect(first_s=1e6, cap_s=1e6)) as conn:
             conn.retry_now()
-            while conn.state.retry_at is None:
-                await trio.sleep(0.01)
+            await outlast(lambda: conn.state.retry_at is None, 0.01)
             assert conn.state.attempt == 1
             await world.serve(echo)
             world.network.accept("server")
@@ -178,8 +172,7 @@ async def test_retry_now_twice() -> None:
     async with open_world() as world:
         world.network.refuse("server")
         async with world.connect(reconnect=Reconnect(first_s=1e6, cap_s=1e6)) as conn:
-            while conn.state.retry_at is None:
-                await trio.sleep(0.01)
+            await outlast(lambda: conn.state.retry_at is None, 0.01)
             conn.retry_now()
             conn.retry_now()
             await trio.sleep(10)
@@ -254,8 +247,7 @@ async def test_failed_dials_are_retried(
     async with open_world() as world:
         await trouble(world)
         async with world.connect(open_timeout_s=2) as conn:
-            while conn.state.attempt < 3:
-                await trio.sleep(0.1)
+            await outlast(lambda: conn.state.attempt < 3, 0.1)
             assert conn.state.phase is CONNECTING
             cause = conn.state.cause
             assert isinstance(cause, error)
@@ -274,8 +266,7 @@ async def test_tls_garbage_is_retried() -> None:
 
         ends = world.script(script, port=443)
         async with world.connect("wss://server/") as conn:
-            while len(ends) < 3:
-                await trio.sleep(0.1)
+            await outlast(lambda: len(ends) < 3, 0.1)
             assert isinstance(conn.state.cause, DialError)
             assert conn.state.cause.stage == "tls"
 
@@ -286,8 +277,7 @@ async def test_open_timeout() -> None:
     async with open_world() as world:
         await silent(world)
         async with world.connect(open_timeout_s=3, reconnect=Reconnect(first_s=100)) as conn:
-            while conn.state.retry_at is None:
-                await trio.sleep(0.01)
+            await outlast(lambda: conn.state.retry_at is None, 0.01)
             assert trio.current_time() == pytest.approx(3, abs=0.02)
             assert "within 3 s" in str(conn.state.cause)
             assert world.open_sockets == 0
@@ -299,10 +289,9 @@ async def test_retry_after() -> None:
     async with open_world() as world:
         ends = world.script(lambda far: far.refuse(503, Retry_After="7"))
         async with world.connect():
-            while len(ends) < 4:
-                await trio.sleep(0.1)
+            await outlast(lambda: len(ends) < 4, 0.1)
         times = [end.opened_at for end in ends]
-        assert all(7 <= b - a <= 11 for a, b in zip(times, times[1:], strict=False))
+        assert all(7 <= b - a <= 11 for a, b in pairwise(times))
 
 
 @virtual
@@ -316,10 +305,9 @@ async def test_advice_in_a_close() -> None:
 
         ends = world.script(script)
         async with world.connect():
-            while len(ends) < 3:
-                await trio.sleep(0.1)
+            await outlast(lambda: len(ends) < 3, 0.1)
         times = [end.opened_at for end in ends]
-        assert all(b - a >= 9 for a, b in zip(times, times[1:], strict=False))
+        assert all(b - a >= 9 for a, b in pairwise(times))
 
 
 # Fatal causes
@@ -395,8 +383,7 @@ async def test_404_of_a_url_that_worked() -> None:
 
         ends = world.script(script)
         async with world.connect(reconnect=FAST) as conn:
-            while len(ends) < 4:
-                await trio.sleep(0.1)
+            await outlast(lambda: len(ends) < 4, 0.1)
             await conn.wait_connected()
             assert conn.state.attempt == 4
 
@@ -408,7 +395,7 @@ async def test_three_breaches_in_a_row() -> None:
 
         async def script(far: FarEnd) -> None:
             await far.accept()
-            await far.send_raw(b"\xff\xff\xff\xff")
+            await far.send_raw(b"\xff" * 20)
             await far.read_all()
 
         ends = world.script(script)
@@ -490,8 +477,7 @@ async def test_failover_and_stickiness() -> None:
         world.network.refuse("a")
         ends = world.script(script, "b")
         async with world.connect(["ws://a/", "ws://b/"], reconnect=FAST) as conn:
-            while len(ends) < 3:
-                await trio.sleep(0.1)
+            await outlast(lambda: len(ends) < 3, 0.1)
             await conn.wait_connected()
         assert world.network.statistics().refused == 1
 
@@ -525,8 +511,7 @@ async def test_a_close_by_the_server_is_a_lost_link(code: int) -> None:
 
         ends = world.script(script)
         async with world.connect() as conn:
-            while conn.state.phase is not RECONNECTING:
-                await trio.sleep(0.001)
+            await outlast(lambda: conn.state.phase is not RECONNECTING, 0.001)
             cause = conn.state.cause
             assert isinstance(cause, LinkClosed)
             assert (cause.code, cause.reason, cause.by_peer) == (code, "bye", True)
@@ -681,8 +666,7 @@ async def test_credentials_are_used_and_asked_anew() -> None:
         async with world.connect(
             credentials=credentials, protocols=["zero"], headers={"X-Own": "yes"}
         ) as conn:
-            while len(ends) < 2:
-                await trio.sleep(0.1)
+            await outlast(lambda: len(ends) < 2, 0.1)
             await conn.wait_connected()
     for number, end in enumerate(ends, 1):
         request = end.request
@@ -731,14 +715,13 @@ async def test_a_bug_in_credentials(error: type[Exception]) -> None:
 @virtual
 async def test_credentials_that_hang() -> None:
     """`open_timeout_s` bounds `credentials` as well."""
-    async with open_world() as world:
-        async with world.connect(
-            credentials=lambda attempt: trio.sleep_forever(), open_timeout_s=2
-        ) as conn:
-            while conn.state.retry_at is None:
-                await trio.sleep(0.01)
-            assert isinstance(conn.state.cause, DialError)
-            assert conn.state.cause.stage == "credentials"
+    async with (
+        open_world() as world,
+        world.connect(credentials=lambda attempt: trio.sleep_forever(), open_timeout_s=2) as conn,
+    ):
+        await outlast(lambda: conn.state.retry_at is None, 0.01)
+        assert isinstance(conn.state.cause, DialError)
+        assert conn.state.cause.stage == "credentials"
 
 
 @pytest.mark.parametrize(
@@ -792,7 +775,7 @@ async def test_secrets_are_not_shown(caplog: pytest.LogCaptureFixture) -> None:
                 ) as conn:
                     with conn.watch_states() as states:
                         async for state in states:
-                            shown.append(repr(state))
+                            shown.append(repr(state))  # noqa: PERF401 - it is cut short
         error: BaseException | None = caught.value
         while error is not None:
             shown.append(f"{error!r} {error}")
@@ -873,8 +856,7 @@ async def test_greet_that_hangs() -> None:
             await greeting.receive()
 
         async with world.connect(greet=greet, open_timeout_s=2) as conn:
-            while conn.state.retry_at is None:
-                await trio.sleep(0.01)
+            await outlast(lambda: conn.state.retry_at is None, 0.01)
             assert isinstance(conn.state.cause, DialError)
             assert conn.state.cause.stage == "greet"
             assert world.open_sockets == 0
@@ -940,8 +922,7 @@ async def test_what_arrived_is_not_kept_for_the_next_link() -> None:
         world.script(script)
         async with world.connect(reconnect=Reconnect(first_s=1e5, cap_s=1e5)) as conn:
             with conn.subscribe(capacity=4) as stream:
-                while conn.state.retry_at is None:
-                    await trio.sleep(0.01)
+                await outlast(lambda: conn.state.retry_at is None, 0.01)
                 with trio.fail_after(1):
                     for _ in range(5):
                         await stream.receive()
@@ -1001,8 +982,7 @@ async def test_leaving_in_back_off() -> None:
     async with open_world() as world:
         world.network.refuse("server")
         async with world.connect(reconnect=Reconnect(first_s=1e6, cap_s=1e6)) as conn:
-            while conn.state.retry_at is None:
-                await trio.sleep(0.01)
+            await outlast(lambda: conn.state.retry_at is None, 0.01)
             conn.send_nowait("n")
             world.network.accept("server")
             ends = world.script(sink)
@@ -1032,6 +1012,26 @@ async def test_leaving_when_the_link_dies_in_the_drain() -> None:
                 conn.send_nowait("n", number)
         assert outcomes(conn)[WRITTEN] >= 28
         assert trio.current_time() < 5
+
+
+@virtual
+async def test_leaving_when_the_link_dies_with_the_last_message() -> None:
+    """Once every send has its outcome there is nothing to redial for."""
+    async with open_world() as world:
+        ends = world.script(sink)
+        with trio.fail_after(4):
+            async with world.connect() as conn:
+                await conn.wait_connected()
+                world.network.stall()
+                conn.send_nowait("n", "x" * 300_000)
+                world.nursery.start_soon(cut_soon, world)
+        assert outcomes(conn) == {INDETERMINATE: 1}
+        assert len(ends) == 1
+
+
+async def cut_soon(world: World) -> None:
+    await trio.sleep(1)
+    world.network.cut()
 
 
 @virtual

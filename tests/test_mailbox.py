@@ -669,18 +669,20 @@ async def test_expiry_frees_room() -> None:
 
 PUT, NOWAIT, CANCEL, WITHDRAW, WRITE, LINK, SLEEP = range(7)
 
-MESSAGES, BYTES = 4, 12
+MESSAGES, BYTES = 3, 8
 
 operations = st.lists(
     st.tuples(
-        st.sampled_from([PUT] * 5 + [NOWAIT] * 2 + [CANCEL, WITHDRAW, WRITE, LINK, SLEEP]),
+        st.sampled_from(
+            [PUT] * 8 + [NOWAIT] * 3 + [WRITE] * 3 + [SLEEP] * 2 + [CANCEL, WITHDRAW, LINK]
+        ),
         st.integers(0, 9),
-        st.sampled_from(Priority),
-        st.sampled_from([math.inf, math.inf, math.inf, 2.0, 5.0]),
+        st.sampled_from([LOW, NORMAL, NORMAL, CRITICAL]),
+        st.sampled_from([math.inf, math.inf, math.inf, 1.0, 2.0]),
         st.sampled_from([False, False, False, True]),
     ),
-    min_size=5,
-    max_size=40,
+    min_size=10,
+    max_size=50,
 )
 
 
@@ -702,7 +704,7 @@ class Story:
         linked = desk.session.linked
         match op:
             case _ if op in (PUT, NOWAIT) and (linked or not ephemeral):
-                data = bytes(1 + number)
+                data = bytes(1 + number // 2)
                 one = desk.delivery(data, priority, ttl_s=ttl_s, ephemeral=ephemeral)
                 self.places[one] = len(self.places)
                 scope = trio.CancelScope()
@@ -793,6 +795,7 @@ def test_rules(ops: list[tuple[int, int, Priority, float, bool]]) -> None:
     async def scenario() -> None:
         async with open_desk(messages=MESSAGES, total_bytes=BYTES) as desk:
             story = Story(desk)
+            await story.step(LINK, 0, NORMAL, 0.0, False)
             for op in ops:
                 await story.step(*op)
 

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
 from websockets.frames import Opcode
 
 import trio_rt
-from tests.helpers import FarEnd, World, echo, open_world, sink
+from tests.helpers import FarEnd, echo, open_world, outlast, sink
 from tests.testing.support import virtual
-from trio_rt import LinkClosed, LinkDead, Liveness, Message, Phase, Priority, Reconnect, Reset
+from trio_rt import LinkClosed, LinkDead, Liveness, Message, Phase, Reconnect, Reset
 from trio_rt.message import INDETERMINATE, WRITTEN
 from trio_rt.testing import run
 
@@ -23,8 +22,7 @@ BRISK = Liveness(interval_s=3, timeout_s=2)
 
 async def lost(conn: trio_rt.Connection) -> Exception | None:
     """Wait until the link is lost; why."""
-    while conn.state.phase is not Phase.RECONNECTING:
-        await trio.sleep(0.01)
+    await outlast(lambda: conn.state.phase is not Phase.RECONNECTING, 0.01)
     return conn.state.cause
 
 
@@ -113,8 +111,7 @@ def test_a_pong_that_waits_unread_is_life(seed: int) -> None:
                 # socket, and the deadline is long over.
                 for _ in range(10):
                     sent = link.sent_bytes("client")
-                    while link.sent_bytes("client") == sent:
-                        await trio.sleep(0.005)
+                    await outlast(lambda sent=sent: link.sent_bytes("client") == sent, 0.005)  # type: ignore[misc]
                     world.network.jump_clock(60)
                     await trio.sleep(0.2)
                     assert conn.state.phase is Phase.CONNECTED
@@ -149,8 +146,7 @@ async def test_liveness_off() -> None:
 
         async def script(far: FarEnd) -> None:
             await far.accept()
-            while (frame := await far.read()) is not None:
-                frames.append(frame)
+            frames.extend(await far.read_all())
 
         world.script(script)
         async with world.connect(liveness=None) as conn:
@@ -313,7 +309,7 @@ async def test_sends_of_one_moment_are_one_batch() -> None:
         async def handler(peer: Any) -> None:
             with peer.subscribe() as stream:
                 async for item in stream:
-                    numbers.append(item.payload)
+                    numbers.append(item.payload)  # noqa: PERF401 - it is cut short
 
         await world.serve(handler)
         async with world.connect() as conn:
@@ -348,7 +344,7 @@ async def test_a_link_that_dies_inside_its_batch() -> None:
         async def handler(peer: Any) -> None:
             with peer.subscribe() as stream:
                 async for item in stream:
-                    numbers.append(item.payload[0])
+                    numbers.append(item.payload[0])  # noqa: PERF401 - it is cut short
 
         await world.serve(handler)
         async with world.connect(reconnect=Reconnect(first_s=0.1)) as conn:
@@ -474,8 +470,60 @@ async def test_a_stream_without_try_send() -> None:
                 assert item.payload == 1
                 await streams[0].aclose()
                 await conn.send("n", 2)
-                while conn.state.attempt < 2 or conn.state.phase is not Phase.CONNECTED:
-                    await trio.sleep(0.01)
+                await outlast(
+                    lambda: conn.state.attempt < 2 or conn.state.phase is not Phase.CONNECTED, 0.01
+                )
                 assert isinstance(await stream.receive(), Reset)
                 await conn.deliver("n", 3)
         assert len(streams) == 2
+
+
+@virtual
+async def test_pings_on_a_stream_without_try_send() -> None:
+    """Where nothing can be written at once, the writer answers pings, and sends ours."""
+    async with open_world() as world:
+        seen: list[Opcode] = []
+
+        async def script(far: FarEnd) -> None:
+            await far.accept()
+            await far.ping()
+            while len(seen) < 2 and (frame := await far.read()) is not None:
+                seen.append(frame.opcode)
+            await far.read_all()
+
+        world.script(script)
+
+        async def open_stream(host: str, port: int) -> trio.abc.Stream:
+            return Fragile(await world.network.open_stream(host, port))
+
+        async with world.connect(open_stream=open_stream, liveness=BRISK) as conn:
+            await trio.sleep(20)
+            assert conn.state.attempt == 1
+            assert conn.state.phase is Phase.CONNECTED
+        assert seen == [Opcode.PONG, Opcode.PING]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_stream_closed_under_a_send(seed: int) -> None:
+    """A stream that its maker closes is a lost link, whether the reader or the writer sees it."""
+
+    async def story() -> None:
+        async with open_world() as world:
+            world.script(sink)
+            streams: list[trio_rt.testing.VirtualStream] = []
+
+            async def open_stream(host: str, port: int) -> trio.abc.Stream:
+                streams.append(await world.network.open_stream(host, port))
+                return Fragile(streams[-1])
+
+            async with world.connect(open_stream=open_stream, reconnect=NEVER) as conn:
+                await conn.wait_connected()
+                await trio.sleep(1)
+                world.network.stall()
+                delivery = conn.send_nowait("n", "x" * 300_000)
+                await trio.sleep(1)
+                streams[0].abort()
+                assert isinstance(await lost(conn), LinkClosed)
+                assert delivery.outcome == INDETERMINATE
+
+    run(story, seed=seed, limit_s=100)

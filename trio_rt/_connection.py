@@ -318,7 +318,6 @@ async def run_connection(conn: ConnectionT) -> AsyncIterator[ConnectionT]:
         cancelled = _is_cancellation(caught)
         if error is None or not cancelled:
             error = caught
-    cancelled = cancelled or (error is not None and _is_cancellation(error))
     conn._end(cancelled=cancelled)
     if conn.failure is not None and (error is None or _is_cancellation(error)):
         raise conn.failure

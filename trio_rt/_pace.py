@@ -19,18 +19,24 @@ SPAN_S: Final = 0.001
 
 
 class Pace:
-    __slots__ = ("_calls", "_until")
+    """Await one of two things at each call: `checkpoint_if_cancelled` where `is_due()`
+    is false, else `turn()`."""
+
+    __slots__ = ("_calls", "_clock", "_until")
 
     def __init__(self) -> None:
         self._calls = 0
         self._until = 0.0
+        # `trio.current_time`, without looking up the run each time.
+        self._clock = trio.lowlevel.current_clock().current_time
 
-    async def step(self) -> None:
-        """Always notices a cancellation; yields when it is time to."""
+    def is_due(self) -> bool:
+        """Count a call; whether it is to be a full checkpoint."""
         self._calls -= 1
-        if self._calls > 0 and trio.current_time() < self._until:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            return
+        return self._calls <= 0 or self._clock() >= self._until
+
+    async def turn(self) -> None:
+        """A full checkpoint, and the count starts anew."""
         await trio.lowlevel.checkpoint()
         self._calls = CALLS
-        self._until = trio.current_time() + SPAN_S
+        self._until = self._clock() + SPAN_S

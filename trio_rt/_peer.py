@@ -56,10 +56,7 @@ class Served(Endpoint):
         The streams end when the client is gone, and then the handler has
         `close_timeout_s` to return. Does not wait; idempotent.
         """
-        if code not in CLOSE_CODES and not 3000 <= code <= 4999:
-            raise OptionError("code", "must be one that RFC 6455 lets be sent", code)
-        if len(reason.encode(errors="replace")) > REASON_BYTES:
-            raise OptionError("reason", f"must be at most {REASON_BYTES} bytes", reason)
+        _check_close(code, reason)
         if not self._closing and not self._gone.is_set():
             self._closing = True
             self._link.close_with = (code, reason)
@@ -97,7 +94,9 @@ class Served(Endpoint):
         # is being sent away, has no fault.
         late = self._mailbox.closed and errors.split(_FAREWELLS)[1] is None
         level = logging.DEBUG if late else logging.ERROR
-        logger.log(level, "%s: the handler failed", self.handshake.remote, exc_info=errors)
+        # `except*` puts a single exception into a group without a message.
+        error = errors if errors.message else errors.exceptions[0]
+        logger.log(level, "%s: the handler failed", self.handshake.remote, exc_info=error)
 
     async def _drain_and_close(self) -> None:
         with trio.move_on_at(self._link.close_by):
@@ -121,7 +120,6 @@ class Served(Endpoint):
         try:
             await link.run(opened, beats=False)
         finally:
-            self._latency_s = link.latency_s
             self._mailbox.close()
             self._session.end()
             self._mailbox.moved()
@@ -147,3 +145,14 @@ class RawPeer(RawVerbs, Served):
     def __init__(self, accepted: Accepted, outbox: OutboxLimits, inbox: InboxLimits) -> None:
         super().__init__(outbox, inbox)
         self._prepare(accepted)
+
+
+def _check_close(code: int, reason: str) -> None:
+    if not isinstance(code, int) or (code not in CLOSE_CODES and not 3000 <= code <= 4999):
+        raise OptionError("code", "must be one that RFC 6455 lets be sent", code)
+    try:
+        size = len(reason.encode())
+    except UnicodeEncodeError:
+        raise OptionError("reason", "must be text that UTF-8 can encode", reason) from None
+    if size > REASON_BYTES:
+        raise OptionError("reason", f"must be at most {REASON_BYTES} bytes", reason)

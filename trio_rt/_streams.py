@@ -84,6 +84,7 @@ class DirectStream(trio.abc.HalfCloseableStream):
         self._sock = sock
         self._sending = False
         self._receiving = False
+        self._emptied = False
         self._eof_sent = False
         self._set_options()
 
@@ -167,9 +168,11 @@ class DirectStream(trio.abc.HalfCloseableStream):
             raise trio.BusyResourceError("another task is receiving on this stream")
         self._receiving = True
         try:
+            if self._emptied:
+                return await self._wait_and_receive(wanted)
             await trio.lowlevel.checkpoint_if_cancelled()
             try:
-                data = self._sock.recv(wanted)
+                data = self._receive(wanted)
             except BlockingIOError:
                 return await self._wait_and_receive(wanted)
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -183,9 +186,16 @@ class DirectStream(trio.abc.HalfCloseableStream):
         while True:
             await trio.lowlevel.wait_readable(self._sock)
             try:
-                return self._sock.recv(wanted)
+                return self._receive(wanted)
             except BlockingIOError:
                 pass
+
+    def _receive(self, wanted: int) -> bytes:
+        data = self._sock.recv(wanted)
+        # A short read has emptied the socket: to try again at once would be
+        # a system call for nothing.
+        self._emptied = len(data) < wanted
+        return data
 
     def abort(self) -> None:
         """Close the socket now; whoever waits on it gets `ClosedResourceError`."""

@@ -54,9 +54,18 @@ class Stream(trio.abc.ReceiveChannel[ItemT], Generic[ItemT]):
         Cancelling loses nothing. While items are ready this is a full
         checkpoint only every 64th call or every millisecond.
         """
+        if self._receiving or self._queue.closed:
+            self._begin()
+        if self._pace.is_due():
+            await self._pace.turn()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        item = self._queue.take()
+        return cast(ItemT, item) if item is not None else await self._receive()
+
+    async def _receive(self) -> ItemT:
         self._begin()
         try:
-            await self._pace.step()
             while (item := self._queue.take()) is None:
                 self._check_open()
                 await self._wait()

@@ -93,6 +93,11 @@ class Link:
             if self.cause is None:
                 with trio.move_on_at(self.close_by):
                     await self.wire.close(*self.close_with)
+            elif isinstance(self.cause, LinkClosed) and not self.cause.by_peer:
+                # A plain abort with data unread would reset the connection
+                # before the peer has seen the code that tells what was wrong.
+                with trio.move_on_after(LAST_WORDS_S):
+                    await self.wire.close(self.cause.code)
         finally:
             if self.cause is None:
                 # Without waiting; where the link is closed already, it is nothing.
@@ -178,7 +183,7 @@ class Link:
                     mailbox.moved()
                 mailbox.direct = self._write_now
                 mailbox.moved()
-        except trio.BrokenResourceError as error:
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             # The reader may still find a close frame, which tells more.
             await trio.sleep(LAST_WORDS_S)
             cause = LinkClosed(1006, str(error))

@@ -142,6 +142,8 @@ class Endpoint:
             )
         if type(priority) is not Priority:
             raise OptionError("priority", "must be a Priority", priority)
+        if key is not None or order is not None:
+            _check_names(key, order)
         return Delivery(
             data,
             binary,
@@ -172,7 +174,10 @@ class Endpoint:
         return True
 
     async def _put(self, delivery: Delivery, when_offline: WhenOffline) -> Delivery:
-        await self._pace.step()
+        if self._pace.is_due():
+            await self._pace.turn()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
         if when_offline == "queue" or not self._offline(delivery, when_offline):
             await self._mailbox.put(delivery)
         return delivery
@@ -196,7 +201,8 @@ class EnvelopeVerbs(Endpoint):
     def __init__(self, codec: Codec, outbox: OutboxLimits, inbox: InboxLimits) -> None:
         super().__init__(Session(codec.decode, outbox, inbox), outbox)
         self._codec = codec
-        self._id_prefix = f"{ambient().random.getrandbits(_BITS_OF_ID):016x}-"
+        self._ambient = ambient()
+        self._id_prefix = f"{self._ambient.random.getrandbits(_BITS_OF_ID):016x}-"
         self._ids = 0
 
     async def send(
@@ -286,6 +292,7 @@ class EnvelopeVerbs(Endpoint):
         when_offline: WhenOffline = "queue",
     ) -> Sender[Any]:
         """A `trio.abc.SendChannel` whose values are the payloads of messages of one type."""
+        self._delivery("", b"", False, priority, key, order, ttl_s, when_offline)  # the checks
 
         async def send(payload: Any) -> None:
             await self.send(
@@ -356,10 +363,12 @@ class EnvelopeVerbs(Endpoint):
         ttl_s: float | None,
         when_offline: WhenOffline,
     ) -> Delivery:
+        if priority.__class__ is not Priority:  # the codec needs one
+            raise OptionError("priority", "must be a Priority", priority)
         self._ids += 1
         id = f"{self._id_prefix}{self._ids}"
         codec = self._codec
-        data = codec.encode(type, payload, Meta(id, int(ambient().wall_s() * 1000), priority, key))
+        data = codec.encode(type, payload, Meta(id, int(self._ambient.wall_s() * 1000), priority, key))
         return self._delivery(id, data, codec.binary, priority, key, order, ttl_s, when_offline)
 
     def _heartbeat(self) -> Heartbeat:
@@ -367,7 +376,7 @@ class EnvelopeVerbs(Endpoint):
         self._ids += 1
         meta = Meta(
             f"{self._id_prefix}{self._ids}",
-            int(ambient().wall_s() * 1000),
+            int(self._ambient.wall_s() * 1000),
             Priority.NORMAL,
             None,
         )
@@ -461,6 +470,12 @@ class Sender(trio.abc.SendChannel[T], Generic[T]):
     async def aclose(self) -> None:
         self._closed = True
         await trio.lowlevel.checkpoint()
+
+
+def _check_names(key: object, order: object) -> None:
+    for field, name in (("key", key), ("order", order)):
+        if name is not None and not isinstance(name, str):
+            raise OptionError(field, "must be a string or None", name)
 
 
 def _expiry(ttl_s: float) -> float:

@@ -139,7 +139,8 @@ async def read(side: Side, reader: Reader, tell: Any = None) -> None:
             reader.items += items
             messages = [item for item in items if isinstance(item, Message)]
             reader.most = max(reader.most, len(messages))
-            reader.most_bytes = max(reader.most_bytes, sum(map(_size, messages)))
+            if len(messages) > 1:
+                reader.most_bytes = max(reader.most_bytes, sum(map(_size, messages)))
             if tell is not None:
                 for message in messages:
                     tell(message)

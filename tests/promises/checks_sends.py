@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from trio_rt import LinkClosed, Message, Outcome, Priority, dropped
-from trio_rt.outcome import INDETERMINATE, WITHDRAWN, WRITTEN
+from trio_rt import LinkClosed, Message, Outcome, Priority
+from trio_rt.outcome import INDETERMINATE, WITHDRAWN, WRITTEN, dropped
 
 from .records import LinkRecord, Sent, Side, Story
 
@@ -139,9 +139,10 @@ def _closed_by_client(story: Story, link: LinkRecord) -> bool:
         and link.carrier.cut_by is None
         and story.cancelled_at == math.inf
         and story.left_at < story.body_ended_at + plan.close_timeout_s
-        # The server's peer may give up first: then it hung up on our last words.
+        # The server may have given up first, and hung up on the client's last words.
         and (peer := story.peer_of(link)) is not None
         and peer.left_at == math.inf
+        and peer.tap.ended_at >= story.body_ended_at
     )
 
 
@@ -209,7 +210,7 @@ def _is_fit(story: Story, side: Side, sent: Sent, outcome: Outcome) -> bool:
             return send.when_offline != "queue"
         case "replaced":
             return send.key is not None and any(
-                other.send.key == send.key and other.accepted and other.ended_at >= sent.began_at
+                other.send.key == send.key and other.raised is None and other.ended_at >= sent.began_at
                 for other in side.sent
                 if other is not sent
             )

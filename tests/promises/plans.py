@@ -28,7 +28,7 @@ OnFullName: TypeAlias = Literal["pause", "drop_oldest", "drop_newest", "fail", "
 Ending: TypeAlias = Literal["return", "leave", "error", "cancel", "cancel_step", "body_step"]
 
 _ENDINGS: Final[tuple[Ending, ...]] = (
-    "return", "return", "return", "leave", "error", "cancel", "cancel_step", "body_step",
+    "return", "return", "return", "return", "leave", "error", "cancel", "cancel_step", "body_step",
 )  # fmt: skip
 _POLICIES: Final[tuple[OnFullName, ...]] = (
     "pause", "drop_oldest", "drop_newest", "fail", "conflate",
@@ -136,7 +136,7 @@ class _Draws:
         self.ephemerals: Final = self.chance(0.4)
         self.priorities: Final = self.chance(0.8)
         self.wide: Final = self.chance(0.4)
-        self.huge: Final = self.chance(0.3)
+        self.huge: Final = self.chance(0.4)
         self.bursts: Final = self.random.choice((0.3, 0.6, 0.9))
 
     def chance(self, share: float) -> bool:
@@ -149,7 +149,7 @@ class _Draws:
         return self.random.uniform(0, most * self.pace)
 
     def size(self) -> int:
-        if self.huge and self.chance(0.04):
+        if self.huge and self.chance(0.08):
             return self.random.randint(*HUGE_BYTES)
         return int(self.log(1, 8000 if self.chance(0.2) else 200))
 
@@ -250,7 +250,7 @@ def draw_plan(seed: int, *, pace: float = 1.0) -> Plan:
         readings=tuple(draws.reading() for _ in range(pick((0, 1, 2)))),
         peers=tuple(draws.peer() for _ in range(4)),
         ending=pick(_ENDINGS),
-        ends_at_s=draws.seconds(20.0),
+        ends_at_s=draws.seconds(30.0),
         inside=chance(0.5),
         jumps=chance(0.15),
         server_drains=chance(0.5),

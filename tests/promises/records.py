@@ -66,7 +66,7 @@ class Reader:
     plan: Reading
     stream: Stream[Any]
     items: list[Message[Any] | Gap | Reset] = attrs.field(factory=list)
-    #: The largest list that one `receive_many` gave: messages, and their payloads' bytes.
+    #: The largest list that it gave at once: messages, and of two or more their payloads' bytes.
     most: int = 0
     most_bytes: int = 0
     ended_by: str | None = None
@@ -165,7 +165,8 @@ class Story:
     debris: list[str] = attrs.field(factory=list)
     #: What the library logged as an error of its own.
     logged: list[str] = attrs.field(factory=list)
-    #: How long `Server.drain()` took.
+    #: When `Server.drain()` was called, and how long it took.
+    drained_at: float = math.inf
     drain_s: float = 0.0
     trace_hash: str = ""
 

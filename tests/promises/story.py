@@ -35,7 +35,7 @@ from .actors import open_readers, read, run_sender, say
 from .plans import PeerPlan, Plan, Send, draw_plan
 from .records import Dial, Jump, LinkRecord, Lost, Reader, Side, Story, Talker
 
-__all__ = ["DRAIN_S", "JUMP_EXTRA_S", "Boom", "Scene", "tell"]
+__all__ = ["DRAIN_S", "JUMP_EXTRA_S", "Boom", "Scene", "is_cancellation", "tell"]
 
 #: Virtual seconds after which a story hangs. The longest take about 300.
 LIMIT_S: Final = 1500.0
@@ -70,6 +70,13 @@ class Boom(Exception):
 
 class Oops(Exception):
     """What a handler raises."""
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """In trio it may be a group of its own kind."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is None
+    return isinstance(error, trio.Cancelled)
 
 
 class Scene:
@@ -179,11 +186,10 @@ class Scene:
                     raise
                 finally:
                     story.body_ended_at = trio.current_time()
-        except trio.Cancelled as error:
-            story.left = error
-            raise
         except BaseException as error:  # the checks judge it
             story.left = error
+            if is_cancellation(error):
+                raise
 
     async def _body(
         self, conn: Any, workers: trio.Nursery, scope: trio.CancelScope, chaos: Chaos | None
@@ -234,8 +240,9 @@ class Scene:
 
     async def _cancel_later(self, scope: trio.CancelScope) -> None:
         await trio.sleep(self.plan.ends_at_s)
-        self.story.cancelled_at = min(trio.current_time(), self.story.cancelled_at)
-        scope.cancel()
+        if self.story.left_at == math.inf:
+            self.story.cancelled_at = trio.current_time()
+            scope.cancel()
 
     async def _jump(self, network: VirtualNetwork) -> None:
         """Let the clock jump over every deadline while a pong is on its way to the client."""
@@ -267,7 +274,7 @@ class Scene:
         now, story = trio.current_time(), self.story
         if state.phase is Phase.CONNECTED:
             self._link = LinkRecord(
-                dial=len(story.dials),
+                dial=self._dial().number,
                 opened_at=now,
                 carrier=None if self.network is None else self.network.connections[-1],
                 unsettled=frozenset(
@@ -285,7 +292,11 @@ class Scene:
             link.lost_at, link.cause = now, None if ended else state.cause
             link.received_after = conn.statistics().received
         if state.retry_at is not None:
-            story.losses.append(Lost(at=now, state=state, link=link, dial=story.dials[-1]))
+            story.losses.append(Lost(at=now, state=state, link=link, dial=self._dial()))
+
+    def _dial(self) -> Dial:
+        """The one that a state is about: each before it was lost."""
+        return self.story.dials[len(self.story.losses)]
 
     def _look_around(self) -> None:
         """What P6 forbids, right after `connect()` was left."""
@@ -419,9 +430,9 @@ async def _tell(plan: Plan) -> Story:
             await scene.run_client("ws://server/", chaos)
             faults.cancel_scope.cancel()
         if plan.server_drains:
-            began_at = trio.current_time()
+            scene.story.drained_at = trio.current_time()
             await server.drain(DRAIN_S)
-            scene.story.drain_s = trio.current_time() - began_at
+            scene.story.drain_s = trio.current_time() - scene.story.drained_at
         server_scope.cancel()
     scene.finish()
     story = scene.story

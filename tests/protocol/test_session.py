@@ -491,6 +491,7 @@ def test_codec_is_interrupted() -> None:
     session = new_session(decode=picky)
     with pytest.raises(KeyboardInterrupt):
         session.receive(["stop"], 0.0)
+        session.route()
 
 
 def test_received_at() -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import attrs
 import msgspec
 
 from .._verbs import Statistics
-from ..delivery import Delivery
-from ..message import Gap, Message, Priority, Reset
+from ..message import Gap, Message, Outcome, Priority, Reset
 
 __all__ = ["Books", "Note", "Report", "Way", "percentile"]
 
@@ -117,11 +116,18 @@ class Report:
         return attrs.evolve(self, broken_promises=tuple(broken))
 
 
+class Sent(Protocol):
+    """An accepted send; a `Delivery` is one."""
+
+    @property
+    def outcome(self) -> Outcome | None: ...
+
+
 class Books:
     """One direction, while it runs."""
 
     def __init__(self) -> None:
-        self.deliveries: list[Delivery] = []
+        self.sent: list[Sent] = []
         #: Numbers in the order of arrival.
         self.arrivals: list[int] = []
         self.gaps = 0
@@ -131,11 +137,11 @@ class Books:
 
     @property
     def next_number(self) -> int:
-        return len(self.deliveries)
+        return len(self.sent)
 
-    def accepted(self, delivery: Delivery) -> None:
+    def accepted(self, sent: Sent) -> None:
         """The send with `next_number` was accepted."""
-        self.deliveries.append(delivery)
+        self.sent.append(sent)
 
     def arrived(self, item: Message[Note] | Gap | Reset) -> None:
         match item:
@@ -156,7 +162,7 @@ class Books:
     def close(self, statistics: Sequence[Statistics]) -> Way:
         """Count everything, and put the library's own counts beside it."""
         times = Counter(self.arrivals)
-        outcomes = [delivery.outcome for delivery in self.deliveries]
+        outcomes = [sent.outcome for sent in self.sent]
         missing = Counter(
             str(outcome) for number, outcome in enumerate(outcomes) if number not in times
         )

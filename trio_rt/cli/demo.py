@@ -41,6 +41,8 @@ __all__ = ["Plan", "Progress", "run_demo"]
 BURST: Final = 25
 #: No frame of the load is shorter, so that fewer bytes end inside one.
 LEAST_FRAME_BYTES: Final = 64
+#: The texts of the load are shorter than this.
+TEXT_CHARACTERS: Final = 120
 #: Fewer than a second's worth of the load, so that a slow redial fills it.
 OUTBOX: Final = OutboxLimits(messages=300)
 #: Faster than the defaults: a demo has no crowd of clients to spread.
@@ -116,12 +118,17 @@ class Load:
         except trio.ClosedResourceError:
             pass
 
-    async def _send_one(self, end: Connection | Peer) -> None:
+    def draw(self) -> tuple[Kind, str]:
+        """What to send next: a kind, and some text."""
         (kind,) = self._random.choices(KINDS, [kind.share for kind in KINDS])
+        return kind, "x" * self._random.randrange(TEXT_CHARACTERS)
+
+    async def _send_one(self, end: Connection | Peer) -> None:
+        kind, text = self.draw()
         number = self.books.next_number
         delivery = await end.send(
             kind.type,
-            Note(number, "x" * self._random.randrange(120)),
+            Note(number, text),
             priority=kind.priority,
             key=f"{kind.type}-{number % kind.keys}" if kind.keys else None,
             ttl_s=kind.ttl_s,

@@ -131,13 +131,13 @@ class Inbox:
                 return self._keep(self._hold, message, size, now)
             self._release()
         queues = self._routes.get(message.type, self._wild)
-        waits = False
+        if not queues and message.type != HEARTBEAT:
+            self.discarded += 1
         for queue in queues:
-            if queue.is_full(size) and not queue.had_turn:
-                queue.had_turn = waits = True
-        if waits:
-            return False
-        self._hand_out(queues, message, size, now)
+            if queue.is_full(size):
+                return self._receive_at_full(queues, message, size, now)
+        for queue in queues:
+            self._deliver(queue, message, size, now)
         return True
 
     def malformed(self, item: Malformed) -> None:
@@ -166,6 +166,17 @@ class Inbox:
                 queue.end()
 
     # Within
+
+    def _receive_at_full(
+        self, queues: tuple[Queue, ...], message: Message[Any], size: int, now: float
+    ) -> bool:
+        waits = False
+        for queue in queues:
+            if queue.is_full(size) and not queue.had_turn:
+                queue.had_turn = waits = True
+        if not waits:
+            self._hand_out(queues, message, size, now)
+        return not waits
 
     def _hand_out(
         self,

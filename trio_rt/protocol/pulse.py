@@ -23,6 +23,11 @@ up long ago: PING at once, and the answer has `timeout_s` from there. That is
 looked for at every tick, so ticks are never further apart than
 `CLOCK_CHECK_S`.
 
+Nobody tells the driver that a byte has come. With an answer the next event can
+be sooner than the death that it waits for (if `timeout_s` is the longer time),
+but never sooner than an interval from now: so ticks are never further apart
+than that, either.
+
 The remaining hole: a wall clock set back during the sleep hides it, and the
 silence is then found the ordinary way.
 """
@@ -97,8 +102,8 @@ class Pulse:
 
     @property
     def due(self) -> float:
-        """When `tick` must be called next. `heard` can only put it off."""
-        return min(self._next_event(), self._now + CLOCK_CHECK_S)
+        """When `tick` must be called next, whatever is `heard` meanwhile."""
+        return min(self._next_event(), self._now + min(self._interval_s, CLOCK_CHECK_S))
 
     def tick(self, now: float, wall: float) -> Beat:
         """What is to be done now. PING counts the ping as sent."""

@@ -131,7 +131,12 @@ class Queue:
 
     def put(self, item: Any, size: int) -> None:
         """Append a message. Raises `DecodeError` where its key cannot be found."""
-        self._append([item, size])
+        self._cells.append([item, size])
+        self.messages += 1
+        self.total_bytes += size
+        self.delivered += 1
+        if self.wake is not None:
+            self._notify()
 
     def put_gap(self, count: int) -> None:
         cells = self._cells

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from ..errors import DecodeError
@@ -65,7 +65,8 @@ class Session:
         self._beat: Heartbeat | None = None
         self._flight: deque[Entry] = deque()
         self._written = 0
-        self._arrived: deque[tuple[Message[Any], int]] = deque()
+        self._arriving: Iterator[tuple[Message[Any], int]] = iter(())
+        self._refused: tuple[Message[Any], int] | None = None
         self._now = 0.0
 
     # By the program
@@ -165,22 +166,10 @@ class Session:
             self.outcomes[WRITTEN] += sends
 
     def receive(self, batch: Sequence[str | bytes], now: float) -> None:
-        """Decode what one read brought. `route` then hands it out."""
-        arrived = self._arrived
-        decode = self._decode
-        for data in batch:
-            try:
-                for message in decode(data):
-                    arrived.append((message, size_bytes(data)))
-            except DecodeError as error:
-                self.inbox.malformed(Malformed(data, error, now))
-            except Exception as error:
-                # A foreign codec's own bug must not end the link.
-                wrapped = DecodeError("message", f"made the codec raise {type(error).__name__}", data)
-                wrapped.__cause__ = error
-                self.inbox.malformed(Malformed(data, wrapped, now))
+        """Take in what one read brought. `route` then hands it out."""
         self.received += len(batch)
         self._now = now
+        self._arriving = self._decoded(batch)
 
     def route(self, *, final: bool = False) -> bool:
         """Hand what has arrived to the streams.
@@ -188,16 +177,34 @@ class Session:
         False: a full stream would lose something, and its consumer has had no
         turn since. Give the loop one turn and call again. `final` drops instead.
         """
-        arrived = self._arrived
-        receive = self.inbox.receive
-        while arrived:
-            message, size = arrived[0]
-            if not receive(message, size, self._now) and (
-                not final or not receive(message, size, self._now)
-            ):
-                return False
-            arrived.popleft()
+        receive, now = self.inbox.receive, self._now
+        refused, self._refused = self._refused, None
+        if refused is not None:
+            receive(*refused, now)
+        for message, size in self._arriving:
+            if not receive(message, size, now):
+                if not final:
+                    self._refused = message, size
+                    return False
+                receive(message, size, now)
         return True
+
+    def _decoded(self, batch: Sequence[str | bytes]) -> Iterator[tuple[Message[Any], int]]:
+        decode = self._decode
+        for data in batch:
+            size = len(data) if data.__class__ is bytes or data.isascii() else size_bytes(data)
+            try:
+                for message in decode(data):
+                    yield message, size
+            except DecodeError as error:
+                self.inbox.malformed(Malformed(data, error, self._now))
+            except Exception as error:
+                # A foreign codec's own bug must not end the link.
+                wrapped = DecodeError(
+                    "message", f"made the codec raise {type(error).__name__}", data
+                )
+                wrapped.__cause__ = error
+                self.inbox.malformed(Malformed(data, wrapped, self._now))
 
     # From time
 
