@@ -208,6 +208,28 @@ async def test_ephemeral_messages_do_not_outlive_the_link() -> None:
         assert adds_up(conn)
 
 
+@virtual
+async def test_an_ephemeral_send_that_waits_for_room() -> None:
+    """A "drop" that waits for room when the link is lost waits no longer: it is dropped."""
+    limits = OutboxLimits(messages=1, rate_per_s=0.01)
+    async with offline(outbox=limits) as (conn, _, world):
+        await go_online(conn, world)
+        await conn.send("n")
+        await conn.send("n")
+        deliveries: list[trio_rt.Delivery] = []
+
+        async def send() -> None:
+            deliveries.append(await conn.send("n", when_offline="drop"))
+
+        world.nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        assert conn.statistics().waiting == 1
+        world.network.cut()
+        await trio.sleep(1)
+        assert [delivery.outcome for delivery in deliveries] == [dropped("offline")]
+        assert adds_up(conn)
+
+
 # Delivering and withdrawing (P3)
 
 

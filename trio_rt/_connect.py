@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal, overload
 
 from ._connection import Connection, RawConnection, Settings, run_connection
-from ._dial import DialOptions, OpenStream, check_headers, check_protocols
+from ._dial import DialOptions, OpenStream, check_protocols
 from ._hooks import Attempt, Credentials, Greeting, Hooks, header_pairs
 from .errors import OptionError
 from .options import InboxLimits, Liveness, OutboxLimits, Reconnect, check_number
@@ -187,9 +187,7 @@ def _urls(url: str | Sequence[str]) -> tuple[Url, ...]:
 def _headers(headers: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
     if headers is not None and not isinstance(headers, Mapping):
         raise OptionError("headers", "must be a mapping of strings", type(headers))
-    pairs = header_pairs("headers", headers)
-    check_headers(pairs)
-    return pairs
+    return header_pairs("headers", headers)
 
 
 def _protocols(protocols: Sequence[str]) -> tuple[str, ...]:

@@ -101,6 +101,8 @@ class Supervised(Endpoint):
         await trio.lowlevel.checkpoint()
         while self.state.phase is not Phase.CONNECTED:
             if self.state.phase in (Phase.DISCONNECTED, Phase.FAILED):
+                # In the body of a connection that failed this raises `Cancelled`.
+                await trio.lowlevel.checkpoint_if_cancelled()
                 raise trio.ClosedResourceError
             await self._changed.wait()
 
@@ -255,10 +257,10 @@ class Supervised(Endpoint):
                 self._link.scope.cancel()
                 await trio.sleep_forever()
 
-    def _end(self, *, cancelled: bool) -> None:
+    def _end(self, *, withdraw: bool) -> None:
         """Everything is over; sends that were queued get their outcome."""
         self._mailbox.close()
-        if cancelled:
+        if withdraw:
             self._session.lanes.clear(WITHDRAWN)
         if self.failure is None:
             self._post(Trigger.STOPPED)
@@ -308,17 +310,19 @@ async def run_connection(conn: ConnectionT) -> AsyncIterator[ConnectionT]:
                     yield conn
             except BaseException as caught:  # raised again at the end
                 error = caught
-            try:
-                await conn._finish()
-            except KeyboardInterrupt as caught:  # not to leave in a group
-                error = caught
+            if error is None or isinstance(error, Exception):
+                try:
+                    await conn._finish()
+                except KeyboardInterrupt as caught:  # not to leave in a group
+                    error = caught
             nursery.cancel_scope.cancel()
     except BaseException as caught:  # raised again at the end
         # No task raises, so the scope around was cancelled, in the body or since.
         cancelled = _is_cancellation(caught)
         if error is None or not cancelled:
             error = caught
-    conn._end(cancelled=cancelled)
+    # What is no `Exception` (a cancellation, Ctrl-C) does not wait for a drain.
+    conn._end(withdraw=cancelled or not (error is None or isinstance(error, Exception)))
     if conn.failure is not None and (error is None or _is_cancellation(error)):
         raise conn.failure
     if error is not None:

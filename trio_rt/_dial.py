@@ -112,14 +112,14 @@ async def dial(
     raise HandshakeError(f"more than {REDIRECTS} redirects, the last to {url}")
 
 
-def check_headers(headers: _Items) -> None:
+def check_headers(headers: _Items, field: str = "headers") -> None:
     """Raise `OptionError` for a header that cannot be sent; its value is not shown."""
     for name, value in headers:
-        if not _TOKEN.fullmatch(name) or name.lower() in RESERVED:
-            raise OptionError("headers", "must be none of the handshake's own, and named", name)
-        if not _VALUE.fullmatch(value):
-            rule = "must be ISO-8859-1 text without control characters, in each value"
-            raise OptionError("headers", rule, name)
+        if not isinstance(name, str) or not _TOKEN.fullmatch(name) or name.lower() in RESERVED:
+            raise OptionError(field, "must be none of the handshake's own, and named", name)
+        if not isinstance(value, str) or not _VALUE.fullmatch(value):
+            rule = "must be ISO-8859-1 text without control characters"
+            raise OptionError(f"{field}[{name!r}]", rule, "what was given")
 
 
 def check_protocols(protocols: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 import attrs
 import trio
 
+from ._dial import check_headers
 from .errors import HookError, LinkError, OptionError
 from .protocol.codec import encode_raw
 from .protocol.lanes import Entry
@@ -152,17 +153,7 @@ def _granted(credentials: Credentials) -> Granted:
 
 
 def header_pairs(field: str, headers: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
-    """`headers` as pairs; `OptionError` for what would break out of a header line."""
+    """`headers` as pairs; `OptionError` for what cannot be sent."""
     pairs = tuple((headers or {}).items())
-    for name, value in pairs:
-        if not isinstance(name, str) or not name or not _TOKEN.issuperset(name):
-            raise OptionError(field, "must have names of RFC 9110 token characters", name)
-        if not isinstance(value, str) or not value.isprintable() or not value.isascii():
-            raise OptionError(f"{field}[{name!r}]", "must be printable ASCII", "(hidden)")
+    check_headers(pairs, field)
     return pairs
-
-
-#: RFC 9110, 5.6.2.
-_TOKEN: Final = frozenset(
-    "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-)

@@ -168,7 +168,7 @@ class DirectStream(trio.abc.HalfCloseableStream):
             raise trio.BusyResourceError("another task is receiving on this stream")
         self._receiving = True
         try:
-            if self._emptied:
+            if self._emptied and self._sock.fileno() != -1:
                 return await self._wait_and_receive(wanted)
             await trio.lowlevel.checkpoint_if_cancelled()
             try:

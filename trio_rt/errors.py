@@ -111,8 +111,9 @@ class LinkError(TrioRtError):
 class DialError(LinkError):
     """No path to the server.
 
-    `stage` is where it ended: "dns", "tcp", "proxy", "tls", "handshake" or
-    "greet" (the last two only for time-outs and cut links).
+    `stage` is where it ended: "dns", "tcp", "proxy", "tls" or "handshake" (for
+    a cut link); or, when `open_timeout_s` was over, in "credentials", "dial" or
+    "greet".
     `certificate` is true if it was the server's certificate that failed.
     """
 

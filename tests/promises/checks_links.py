@@ -290,7 +290,7 @@ def nothing_is_left(story: Story) -> Iterator[str]:
 def _judge_handler(story: Story, peer: Side) -> Iterator[str]:
     """A handler that left has its close within the time for it."""
     limit = peer.left_at + story.plan.server_close_timeout_s + EPSILON_S
-    if peer.left_at < math.inf and peer.tap.ended_at > limit:
+    if peer.left_at < math.inf and peer.tap.ended_at > limit and not story.jumps:
         yield f"{peer.name}: left at {peer.left_at}, and closed at {peer.tap.ended_at}"
 
 

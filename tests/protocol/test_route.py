@@ -16,6 +16,7 @@ from trio_rt.errors import (
     CredentialsRefused,
     DialError,
     HandshakeError,
+    HookError,
     LinkClosed,
     LinkError,
     ProtocolBroken,
@@ -226,6 +227,32 @@ def test_refused_is_about_the_last_attempt() -> None:
     route = Story("a")
     route.dial(STALE)
     route.dial(REFUSED)
+    assert not route.refused
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [HookError("credentials", OSError("down")), DialError("too late", stage="credentials")],
+    ids=["hook", "timeout"],
+)
+def test_refused_until_credentials_are_given(cause: LinkError) -> None:
+    """`refused` outlasts attempts for which the program had no credentials to give."""
+    route = Story("a", "b")
+    route.dial(STALE)
+    route.dial(cause)
+    assert route.refused
+    assert route.host == "b"
+    route.dial(REFUSED)
+    assert not route.refused
+    route.dial(cause)
+    assert not route.refused
+
+
+def test_a_greeting_that_failed_had_its_credentials() -> None:
+    """A failure of `greet` is one of another kind: the credentials were taken."""
+    route = Story("a")
+    route.dial(STALE)
+    route.dial(HookError("greet", OSError("no")))
     assert not route.refused
 
 

@@ -18,7 +18,14 @@ from collections.abc import Sequence
 
 import attrs
 
-from ..errors import AttemptsExhausted, ConnectionFailed, LinkClosed, LinkError
+from ..errors import (
+    AttemptsExhausted,
+    ConnectionFailed,
+    DialError,
+    HookError,
+    LinkClosed,
+    LinkError,
+)
 from ..options import Reconnect
 from .backoff import Uniform, advised, delays
 from .url import Url
@@ -46,7 +53,7 @@ class Route:
         self._failing_since = math.nan
         #: Dials since the last proven link.
         self.attempt = 0
-        #: Whether the server has just refused the credentials.
+        #: Whether the server has refused the credentials that it was given last.
         self.refused = False
 
     @property
@@ -88,12 +95,14 @@ class Route:
             refreshed=past.refreshed,
             breaches=past.breaches,
         )
-        self.refused = verdict == "refresh"
-        past.refreshed = past.refreshed or self.refused
+        refresh = verdict == "refresh"
+        # Where none were given, those that were refused are still the last.
+        self.refused = refresh or (self.refused and _without_credentials(cause))
+        past.refreshed = past.refreshed or refresh
         past.struck = verdict == "fatal"
         if verdict == "fatal" and all(other.struck for other in self._pasts):
             return _chained(failure(cause, verdict), cause)
-        if (not self.refused and not linked) or past.struck:
+        if (not refresh and not linked) or past.struck:
             self._move_on()
         return self._exhausted(cause, now) or self._delay_s(cause, now)
 
@@ -123,3 +132,12 @@ class Route:
 def _chained(error: ConnectionFailed, cause: LinkError) -> ConnectionFailed:
     error.__cause__ = cause
     return error
+
+
+def _without_credentials(cause: LinkError) -> bool:
+    """Whether an attempt ended before the program had given credentials for it."""
+    match cause:
+        case HookError(hook="credentials") | DialError(stage="credentials"):
+            return True
+        case _:
+            return False

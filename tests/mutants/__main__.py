@@ -1,0 +1,102 @@
+"""`python -m tests.mutants`: does a test notice each known mistake?"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+from .table import MUTANTS, Mutant
+
+ROOT: Final = Path(__file__).parents[2]
+
+#: Real seconds for one run of tests. A mutant may well make them hang.
+LIMIT_S: Final = 120.0
+
+Verdict: TypeAlias = Literal["killed", "hung", "SURVIVED", "STALE", "BROKEN"]
+
+#: Compiled modules are told apart by their second and size: a mutant may share both.
+ENV: Final = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+
+#: pytest's exit status when tests failed, and Python's for an uncaught exception.
+FAILED: Final = 1
+
+
+def _command(test: str) -> list[str]:
+    kind, _, rest = test.partition(" ")
+    if kind == "sweep":
+        return [sys.executable, "-m", "tests.promises", "--fail-fast", "--seeds", rest]
+    flags = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:warnings"]
+    return [sys.executable, "-m", "pytest", *flags, test]
+
+
+def _run(tree: Path, tests: Iterable[str]) -> Verdict:
+    """Run tests until one fails."""
+    for test in tests:
+        try:
+            done = subprocess.run(
+                _command(test), cwd=tree, env=ENV, capture_output=True, timeout=LIMIT_S
+            )
+        except subprocess.TimeoutExpired:
+            return "hung"
+        if done.returncode == FAILED:
+            return "killed"
+        if done.returncode:
+            return "BROKEN"
+    return "SURVIVED"
+
+
+def judge(tree: Path, mutant: Mutant) -> Verdict:
+    """Apply `mutant` to the copy in `tree`, run its tests, and take it back."""
+    path = tree / mutant.file
+    text = path.read_text()
+    if text.count(mutant.old) != 1:
+        return "STALE"
+    path.write_text(text.replace(mutant.old, mutant.new))
+    try:
+        return _run(tree, mutant.tests)
+    finally:
+        path.write_text(text)
+
+
+def _copy(tree: Path) -> None:
+    ignored = shutil.ignore_patterns("__pycache__", ".*_cache")
+    for name in ("trio_rt", "tests"):
+        shutil.copytree(ROOT / name, tree / name, ignore=ignored)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tree / name)
+
+
+def main() -> int:
+    """The command line; the exit status is 1 if one survived or cannot be applied."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("words", nargs="*", help="only mutants with one of these in their name")
+    words = parser.parse_args().words
+    chosen = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
+    bad = 0
+    with tempfile.TemporaryDirectory(prefix="mutants-") as name:
+        tree = Path(name)
+        _copy(tree)
+        tests = sorted({test for mutant in chosen for test in mutant.tests})
+        if _run(tree, tests) != "SURVIVED":
+            print("the tests fail without any mutant")
+            return 1
+        for mutant in chosen:
+            began = time.perf_counter()
+            verdict = judge(tree, mutant)
+            bad += verdict not in ("killed", "hung")
+            spent_s = time.perf_counter() - began
+            print(f"{verdict:9} {spent_s:5.1f} s  {mutant.name}  ({mutant.file})", flush=True)
+    print(f"{len(chosen)} mutants, {bad} not noticed")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

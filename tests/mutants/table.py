@@ -1,0 +1,259 @@
+"""The mistakes: each is one edit, and the tests of which at least one must fail."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import attrs
+
+__all__ = ["MUTANTS", "Mutant"]
+
+
+@attrs.frozen
+class Mutant:
+    """`old` occurs exactly once in `file`. A test is a path for pytest, or `sweep A:B`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...] = ("sweep 0:100",)
+
+
+MUTANTS: Final = (
+    # P1 and P5: outcomes and the outbox
+    Mutant(
+        "bytes not given back",
+        "trio_rt/protocol/lanes.py",
+        "        self._count -= 1\n        self.total_bytes -= size\n        return lane\n",
+        "        self._count -= 1\n        return lane\n",
+    ),
+    Mutant(
+        "eviction in the own lane",
+        "trio_rt/protocol/lanes.py",
+        "below = self._lanes[: lane.priority]",
+        "below = self._lanes[: lane.priority + 1]",
+    ),
+    Mutant(
+        "evicted, and the sender is not told",
+        "trio_rt/protocol/lanes.py",
+        '            self._settle(victim, dropped("evicted"))\n',
+        "            pass\n",
+    ),
+    Mutant(
+        "aged CRITICAL",
+        "trio_rt/protocol/lanes.py",
+        "        if self._critical.count:\n            return self._critical, math.inf\n",
+        "",
+        ("tests/protocol/test_lanes.py",),
+    ),
+    Mutant(
+        "an order key does not stick to its lane",
+        "trio_rt/protocol/lanes.py",
+        "lane = self._lanes[entry.priority] if order is None else order.lane",
+        "lane = self._lanes[entry.priority]",
+    ),
+    Mutant(
+        "resend after indeterminate",
+        "trio_rt/protocol/session.py",
+        "            self._settle(self._flight.popleft(), INDETERMINATE)\n",
+        "            entry = self._flight.popleft()\n"
+        "            self._settle(entry, INDETERMINATE)\n"
+        "            self.lanes.offer(entry, now)\n",
+    ),
+    Mutant(
+        "written when handed to the wire",
+        "trio_rt/protocol/session.py",
+        "        self._flight.extend(batch)\n        return batch\n",
+        "        self._flight.extend(batch)\n"
+        "        self.written(self._written + len(batch))\n"
+        "        return batch\n",
+        ("tests/protocol/test_session.py",),
+    ),
+    Mutant(
+        "sizes by len(str)",
+        "trio_rt/protocol/session.py",
+        "size = len(data) if data.__class__ is bytes or data.isascii() else size_bytes(data)",
+        "size = len(data)",
+        ("sweep 0:100", "tests/protocol/test_session.py"),
+    ),
+    # P3: withdrawing
+    Mutant(
+        "a withdrawn message is sent",
+        "trio_rt/protocol/lanes.py",
+        "        self._remove(entry)\n        self._settle(entry, WITHDRAWN)\n",
+        "        self._settle(entry, WITHDRAWN)\n",
+    ),
+    Mutant(
+        "a cancelled deliver is not withdrawn",
+        "trio_rt/_verbs.py",
+        "            delivery.withdraw()\n            raise\n",
+        "            raise\n",
+    ),
+    Mutant(
+        "an expired message is sent",
+        "trio_rt/protocol/lanes.py",
+        "            if entry is not None and entry.expires_at <= now:\n",
+        "            if entry is not None and entry.expires_at <= now - 1:\n",
+        ("sweep 0:100", "tests/protocol/test_lanes.py"),
+    ),
+    Mutant(
+        "ephemeral messages wait for the next link",
+        "trio_rt/_mailbox.py",
+        "        self.session.drop_ephemeral()\n",
+        "",
+    ),
+    # P4, P7: the heartbeat
+    Mutant(
+        "verdict without the empty read",
+        "trio_rt/_tasks.py",
+        "                await trio.lowlevel.checkpoint()\n                self.heard()\n",
+        "",
+    ),
+    Mutant(
+        "only a pong is life",
+        "trio_rt/_tasks.py",
+        "            if pulse is not None:\n                pulse.heard(now)\n"
+        "            if wire.pongs != self._pongs:\n",
+        "            if wire.pongs != self._pongs:\n                if pulse is not None:\n"
+        "                    pulse.heard(now)\n",
+    ),
+    Mutant(
+        "ticks that wait for the death",
+        "trio_rt/protocol/pulse.py",
+        "return min(self._next_event(), self._now + min(self._interval_s, CLOCK_CHECK_S))",
+        "return min(self._next_event(), self._now + CLOCK_CHECK_S)",
+    ),
+    Mutant(
+        "pongs wait for a message",
+        "trio_rt/wires/websockets.py",
+        "            self._outlet.put_control(_outlet.PONG, frames)\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "the reader waits for a slow consumer",
+        "trio_rt/_tasks.py",
+        "                    while not session.route():\n",
+        "                    while not session.route():\n"
+        "                        await trio.sleep(60)\n",
+    ),
+    # P6: the end
+    Mutant(
+        "no drain",
+        "trio_rt/_connection.py",
+        "            await self._mailbox.wait_drained()\n            if self._link is not None:",
+        "            if self._link is not None:",
+    ),
+    Mutant(
+        "a cancelled connection drains",
+        "trio_rt/_connection.py",
+        "            self._session.lanes.clear(WITHDRAWN)\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "the close has no limit",
+        "trio_rt/_connection.py",
+        "trio.current_time() + self._settings.close_timeout_s\n",
+        "trio.current_time() + 60.0\n",
+    ),
+    Mutant(
+        "a lost socket stays open",
+        "trio_rt/_tasks.py",
+        "                self.wire.close_nowait(1001)\n            self.wire.abort()\n",
+        "                self.wire.close_nowait(1001)\n",
+    ),
+    Mutant(
+        "draining waits for the backoff",
+        "trio_rt/_connection.py",
+        "        self._mailbox.close()\n        self._nudge.wake()\n",
+        "        self._mailbox.close()\n",
+        ("tests/test_connection.py",),
+    ),
+    # P8: dials
+    Mutant(
+        "cap after jitter",
+        "trio_rt/protocol/backoff.py",
+        "        bound_s = min(bound_s, reconnect.cap_s)\n        yield random.uniform(0.0, bound_s)\n",
+        "        yield min(random.uniform(0.0, bound_s), reconnect.cap_s)\n",
+    ),
+    Mutant(
+        "no jitter",
+        "trio_rt/protocol/backoff.py",
+        "        yield random.uniform(0.0, bound_s)\n",
+        "        yield bound_s\n",
+        ("tests/promises/test_sweep.py",),
+    ),
+    Mutant(
+        "the delay starts anew on open",
+        "trio_rt/protocol/route.py",
+        "        past.connected = True\n        self.refused = False\n",
+        "        past.connected = True\n        self.refused = False\n"
+        "        self.ended(proven=True, now=0.0)\n",
+    ),
+    Mutant(
+        "the server's advice is not heard",
+        "trio_rt/protocol/route.py",
+        "advised(next(self._delays), advice_s(cause), self._reconnect, self._random)",
+        "advised(next(self._delays), None, self._reconnect, self._random)",
+    ),
+    # P9: marks
+    Mutant(
+        "Reset missing",
+        "trio_rt/_connection.py",
+        "            self._session.interrupted(self._lost)\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "Reset before what had arrived",
+        "trio_rt/protocol/session.py",
+        "        self.route(final=True)\n        self.inbox.reset(cause)\n",
+        "        self.inbox.reset(cause)\n        self.route(final=True)\n",
+        ("tests/protocol/test_session.py",),
+    ),
+    Mutant(
+        "Gap in the wrong place",
+        "trio_rt/protocol/queues.py",
+        "        cells.append([Gap(count), _MARK])\n",
+        "        cells.appendleft([Gap(count), _MARK])\n",
+    ),
+    Mutant(
+        "a gap that counts one too few",
+        "trio_rt/protocol/queues.py",
+        "        self._unshift_marks(reset, gap + 1)\n",
+        "        self._unshift_marks(reset, gap or 1)\n",
+    ),
+    Mutant(
+        "a stream without its bound in bytes",
+        "trio_rt/protocol/queues.py",
+        "            messages > 0 and self.total_bytes + size > self._room_bytes\n",
+        "            messages > 0 and self.total_bytes + size > 1e9\n",
+    ),
+    # P10: what leaves
+    Mutant(
+        "the failure hides the body's own error",
+        "trio_rt/_connection.py",
+        "    if conn.failure is not None and (error is None or _is_cancellation(error)):\n",
+        "    if conn.failure is not None:\n",
+        ("sweep 0:300", "tests/test_connection.py"),
+    ),
+    # The wire
+    Mutant(
+        "cancelled write followed by another frame",
+        "trio_rt/_outlet.py",
+        "            if not finished:\n                self.broken = True\n",
+        "            pass\n",
+        ("tests/test_outlet.py",),
+    ),
+    Mutant(
+        "a remainder is forgotten",
+        "trio_rt/_outlet.py",
+        "            self._rest = memoryview(data)[sent:]\n",
+        "            self._rest = memoryview(data)[:0]\n",
+    ),
+    Mutant(
+        "two writers at once",
+        "trio_rt/wires/websockets.py",
+        "        if self._sending or self._protocol.state is not OPEN or not self._outlet.ready:\n",
+        "        if self._protocol.state is not OPEN or self._outlet._direct is None:\n",
+    ),
+)
