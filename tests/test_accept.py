@@ -26,7 +26,8 @@ from websockets.uri import parse_uri
 
 from trio_rt._accept import Accepted, AcceptHook, accept, remote_address
 from trio_rt._handshake import Handshake
-from trio_rt._streams import DirectStream, TlsStream
+from trio_rt._streams import DirectStream
+from trio_rt._tls import TlsStream
 from trio_rt.errors import LinkClosed, Refuse
 from trio_rt.options import ServerLimits
 

@@ -729,15 +729,17 @@ async def test_credentials_that_hang() -> None:
     [
         Credentials(headers={"Upgrade": "h2c"}),
         Credentials(headers={"X": "a\r\nb"}),
-        Credentials(protocols=["a b"]),
-        Credentials(protocols=["a", "a"]),
+        Credentials(protocols=[f"{CANARY} b"]),
+        Credentials(protocols=[CANARY, CANARY]),
         Credentials(url="http://server/"),
         Credentials(token="a\nb"),
     ],
 )
 @virtual
-async def test_credentials_that_cannot_be_sent(given: Credentials) -> None:
-    """Credentials that no handshake can carry are an error of the hook, and retried."""
+async def test_credentials_that_cannot_be_sent(
+    given: Credentials, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Credentials that no handshake can carry are an error of the hook, logged, and retried."""
     async with open_world() as world:
         await world.serve(echo)
 
@@ -745,8 +747,12 @@ async def test_credentials_that_cannot_be_sent(given: Credentials) -> None:
             return given if attempt.number == 1 else Credentials()
 
         async with world.connect(credentials=credentials) as conn:
+            await outlast(lambda: conn.state.cause is None)
+            assert CANARY not in f"{conn.state!r}"
             await conn.wait_connected()
             assert conn.state.attempt == 2
+    assert "credentials raised" in caplog.text
+    assert CANARY not in caplog.text
 
 
 @virtual

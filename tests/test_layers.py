@@ -25,7 +25,7 @@ LAYERS = [
     {"protocol.inbox", "protocol.route"},
     {"protocol.session"},
     {"delivery", "_streams", "_states", "_http_reply", "_handshake"},
-    {"_mailbox", "_outlet", "_subscription", "_http_head", "_proxy"},
+    {"_mailbox", "_outlet", "_tls", "_subscription", "_http_head", "_proxy"},
     {"wires", "wires._framing"},
     {"wires._assembly"},
     {"wires.websockets"},

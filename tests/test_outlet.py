@@ -12,7 +12,8 @@ import trio.testing
 import trustme
 
 from trio_rt._outlet import CLOSE, PING, PONG, Outlet
-from trio_rt._streams import DirectStream, TlsStream
+from trio_rt._streams import DirectStream
+from trio_rt._tls import TlsStream
 
 BIG = b"b" * 200_000
 

@@ -19,11 +19,11 @@ from trio_rt._streams import (
     NOTSENT_LOWAT_BYTES,
     READ_BYTES,
     DirectStream,
-    TlsStream,
     abort_stream,
     as_direct,
     direct_stream,
 )
+from trio_rt._tls import TlsStream
 
 CLOGGING = b"x" * 65_536
 

@@ -30,7 +30,8 @@ from websockets.typing import Subprotocol
 
 from ._handshake import Handshake, RequestHeaders
 from ._http_head import Items, Unfit, http_date, parse_head, read_head, turn_away
-from ._streams import DirectStream, TlsStream
+from ._streams import DirectStream
+from ._tls import TlsStream
 from .errors import Refuse
 from .options import ServerLimits
 from .wires import Wire

@@ -33,7 +33,8 @@ from websockets.uri import WebSocketURI
 from ._ambient import ambient
 from ._http_reply import BadReply, NoReply, Reply, read_excerpt, read_reply
 from ._proxy import open_tunnel, parse_proxy
-from ._streams import TlsStream, direct_stream
+from ._streams import direct_stream
+from ._tls import TlsStream
 from .errors import DialError, HandshakeError, OptionError
 from .protocol.url import Url
 from .wires import Wire

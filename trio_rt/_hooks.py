@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from ._dial import check_headers
-from .errors import HookError, LinkError, OptionError
+from .errors import HookError, LinkError
 from .protocol.codec import encode_raw
 from .protocol.lanes import Entry
 from .protocol.url import Url, parse_url

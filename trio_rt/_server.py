@@ -29,7 +29,8 @@ from ._ambient import ambient
 from ._beats import Beats
 from ._http_head import turn_away
 from ._peer import Peer, RawPeer, Served
-from ._streams import TlsStream, direct_stream
+from ._streams import direct_stream
+from ._tls import TlsStream
 from .errors import OptionError, Refuse
 from .options import InboxLimits, Liveness, OutboxLimits, ServerLimits, check_number
 from .protocol.codec import Codec, resolve_codec

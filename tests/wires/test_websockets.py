@@ -16,7 +16,8 @@ import trustme
 from websockets.frames import Frame, Opcode
 from websockets.protocol import CLIENT, SERVER, Side
 
-from trio_rt._streams import DirectStream, TlsStream
+from trio_rt._streams import DirectStream
+from trio_rt._tls import TlsStream
 from trio_rt.errors import LinkClosed, OptionError
 from trio_rt.wires import Wire
 from trio_rt.wires.websockets import FRAGMENT_BYTES, WebSocketsWire, size_limit
