@@ -20,7 +20,7 @@ import msgspec
 import trio
 
 import trio_rt
-from trio_rt import Conflate, DecodeError, Greeting, Message, Meta, Reset
+from trio_rt import Conflate, DecodeError, Greeting, Message, Meta, PayloadError, Reset
 from trio_rt.testing import VirtualNetwork, run
 
 SYMBOLS = ("BTC", "ETH", "XMR")
@@ -42,7 +42,10 @@ class Dialect:
     binary = False
 
     def encode(self, type: str, payload: Any, meta: Meta) -> bytes:
-        return msgspec.json.encode({"op": type, "args": payload})
+        try:
+            return msgspec.json.encode({"op": type, "args": payload})
+        except (TypeError, ValueError) as error:
+            raise PayloadError("payload", f"must fit in JSON ({error})", payload) from error
 
     def decode(self, data: str | bytes) -> Iterable[Message[Any]]:
         try:

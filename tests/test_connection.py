@@ -608,7 +608,20 @@ async def test_a_silent_link_proves_nothing() -> None:
         await trio.sleep(6)
         await far.close()
 
-    assert await attempts_after(script, liveness=None)() == [1, 2, 3, 4]
+    seldom = trio_rt.Liveness(interval_s=86_400)
+    assert await attempts_after(script, liveness=seldom)() == [1, 2, 3, 4]
+
+
+@virtual
+async def test_without_pings_uptime_alone_proves_a_link() -> None:
+    """With `liveness=None` no pong can be asked of a silent peer."""
+
+    async def script(far: FarEnd) -> None:
+        await far.accept()
+        await trio.sleep(6)
+        await far.close()
+
+    assert await attempts_after(script, liveness=None)() == [1, 1, 1, 1]
 
 
 @virtual

@@ -569,6 +569,21 @@ async def test_drained() -> None:
         assert desk.ends == ["b accepted", "drained", "drained"]
 
 
+@clocked
+async def test_drained_of_what_is_in_flight() -> None:
+    """What was handed to the link and not written yet is waited for."""
+    async with open_desk() as desk:
+        desk.put_nowait("a")
+        desk.link_up()
+        desk.take()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch_drained, desk)
+            await wait_all_tasks_blocked()
+            assert not desk.ends
+            desk.write()
+        assert desk.ends == ["drained"]
+
+
 @pytest.mark.parametrize("how", ["withdraw", "expire", "link down", "waiter cancelled"])
 @clocked
 async def test_drained_without_sending(how: str) -> None:

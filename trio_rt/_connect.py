@@ -152,8 +152,9 @@ def connect(
     if codec == "raw":
         if liveness is not None and liveness.beat == "both":
             raise OptionError("liveness.beat", 'must be "ping" under codec="raw"', liveness.beat)
-        return run_connection(RawConnection(settings))
-    return run_connection(Connection(settings, resolve_codec(codec)))
+        return run_connection(lambda: RawConnection(settings))
+    resolved = resolve_codec(codec)
+    return run_connection(lambda: Connection(settings, resolved))
 
 
 def _refuse_unbuilt(session: str, store: object, fallback: object, wire: str) -> None:

@@ -189,11 +189,13 @@ class Supervised(Endpoint):
 
     async def _dial_with(self, granted: Granted) -> Wire:
         settings = self._settings
+        renewed = {name.lower() for name, _ in granted.headers}
+        kept = [header for header in settings.headers if header[0].lower() not in renewed]
         try:
             return await dial(
                 granted.url or self._route.url,
                 settings.dial,
-                headers=(*settings.headers, *granted.headers),
+                headers=(*kept, *granted.headers),
                 protocols=granted.protocols or settings.protocols,
             )
         except OptionError as error:
@@ -247,6 +249,7 @@ class Supervised(Endpoint):
         The end of `supervise` ends this too.
         """
         self._closing = True
+        self._route.hurry()
         self._mailbox.close()
         self._nudge.wake()
         self._limit.deadline = trio.current_time() + self._settings.close_timeout_s
@@ -292,12 +295,13 @@ ConnectionT = TypeVar("ConnectionT", bound=Supervised)
 
 
 @asynccontextmanager
-async def run_connection(conn: ConnectionT) -> AsyncIterator[ConnectionT]:
-    """Run `conn` around the body; P6 and P10 of the design are kept here.
+async def run_connection(make: Callable[[], ConnectionT]) -> AsyncIterator[ConnectionT]:
+    """Make a connection and run it around the body; P6 and P10 of the design are kept here.
 
     What the body raises is caught inside the nursery and raised again outside,
     so that it leaves as the object that it is and not in a group.
     """
+    conn = make()
     error: BaseException | None = None
     cancelled = False
     try:

@@ -57,7 +57,8 @@ class Link:
         self.over = False
         self.opened_at = trio.current_time()
         #: Whether the peer has shown life above TCP: a pong, or any message.
-        self.proven = False
+        #: Where no pong is asked for, that it lasts has to do.
+        self.proven = pulse is None
         self._mailbox = mailbox
         self._session = mailbox.session
         self._heartbeat = heartbeat

@@ -181,7 +181,7 @@ MUTANTS: Final = (
         "trio_rt/protocol/backoff.py",
         "        yield random.uniform(0.0, bound_s)\n",
         "        yield bound_s\n",
-        ("tests/promises/test_sweep.py",),
+        ("tests/promises/test_sweep.py::test_every_promise_holds[0]",),
     ),
     Mutant(
         "the delay starts anew on open",

@@ -11,7 +11,8 @@ from trio_rt.options import Reconnect
 from trio_rt.testing import LinkProfile
 
 from .records import LinkRecord, Lost, Side, Story
-from .story import ADVICE_S, DRAIN_S, Boom, is_cancellation
+from .scene import ADVICE_S, Boom, is_cancellation
+from .story import DRAIN_S
 
 __all__ = ["LINK_CHECKS", "delay_shares"]
 
@@ -65,11 +66,8 @@ class _Trace:
                 barred = False
                 if at >= start:
                     return True
-            elif " cut " in event and at >= start:
-                return True
-            elif event.startswith("jump") and at >= start:
-                return True
-            if barred and at >= start:
+            struck = barred or " cut " in event or event.startswith("jump")
+            if struck and at >= start:
                 return True
         return barred
 
@@ -105,9 +103,7 @@ def _judge_end(story: Story, trace: _Trace, link: LinkRecord) -> Iterator[str]:
         yield from _judge_hang_up(story, trace, link, where)
 
 
-def _judge_death(
-    story: Story, trace: _Trace, link: LinkRecord, where: str
-) -> Iterator[str]:
+def _judge_death(story: Story, trace: _Trace, link: LinkRecord, where: str) -> Iterator[str]:
     """The client found it dead."""
     liveness = story.plan.liveness
     silent_s = link.lost_at - max(link.opened_at, trace.last_read(link, "<", link.lost_at))
@@ -121,9 +117,7 @@ def _judge_death(
         yield f"{where}: found dead after a jump, while a pong lay unread"
 
 
-def _judge_hang_up(
-    story: Story, trace: _Trace, link: LinkRecord, where: str
-) -> Iterator[str]:
+def _judge_hang_up(story: Story, trace: _Trace, link: LinkRecord, where: str) -> Iterator[str]:
     """The server aborted it: then it has found it dead."""
     assert link.carrier is not None
     liveness = story.plan.server_liveness
@@ -310,15 +304,15 @@ def one_exception_leaves(story: Story) -> Iterator[str]:
     if left is not None and is_cancellation(left):
         if story.plan.ending not in ("cancel", "cancel_step"):
             yield "a cancellation left that nobody asked for"
-    elif story.plan.ending == "error" and not isinstance(left, ConnectionFailed):
-        if left is None or not _has_boom(left):
-            yield f"the body's error is lost: {left!r}"
+    elif story.plan.ending == "error" and not _has_boom(left):
+        yield f"the body's error is lost: {left!r}"
 
 
-def _has_boom(error: BaseException) -> bool:
+def _has_boom(error: BaseException | None) -> bool:
+    """Whether the body's error is there; a failure may have come before it."""
     if isinstance(error, BaseExceptionGroup):
         return error.split(Boom)[0] is not None
-    return isinstance(error, Boom)
+    return isinstance(error, (Boom, ConnectionFailed))
 
 
 LINK_CHECKS: Final[tuple[Callable[[Story], Iterator[str]], ...]] = (

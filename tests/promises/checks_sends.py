@@ -135,8 +135,7 @@ def _closed_by_client(story: Story, link: LinkRecord) -> bool:
     return (
         link is story.links[-1]
         and link.cause is None
-        and link.carrier is not None
-        and link.carrier.cut_by is None
+        and (link.carrier is None or link.carrier.cut_by is None)
         and story.cancelled_at == math.inf
         and story.left_at < story.body_ended_at + plan.close_timeout_s
         # The server may have given up first, and hung up on the client's last words.
@@ -210,7 +209,9 @@ def _is_fit(story: Story, side: Side, sent: Sent, outcome: Outcome) -> bool:
             return send.when_offline != "queue"
         case "replaced":
             return send.key is not None and any(
-                other.send.key == send.key and other.raised is None and other.ended_at >= sent.began_at
+                other.send.key == send.key
+                and other.raised is None
+                and other.ended_at >= sent.began_at
                 for other in side.sent
                 if other is not sent
             )
@@ -262,7 +263,7 @@ def critical_goes_first(story: Story) -> Iterator[str]:
     Seen only offline: what was accepted before a link opened leaves on it in
     strict order, CRITICAL first (but for messages with an `order` or a `key`).
     """
-    if not hasattr(story, "client"):
+    if not hasattr(story, "client") or story.network is None:
         return
     by_label = {sent.label: sent for sent in story.client.sent}
     for link in story.links:

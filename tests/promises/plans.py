@@ -252,6 +252,6 @@ def draw_plan(seed: int, *, pace: float = 1.0) -> Plan:
         ending=pick(_ENDINGS),
         ends_at_s=draws.seconds(30.0),
         inside=chance(0.5),
-        jumps=chance(0.15),
+        jumps=chance(0.25),
         server_drains=chance(0.5),
     )

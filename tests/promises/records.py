@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import attrs
 
@@ -15,6 +15,10 @@ from trio_rt.testing import VirtualLink, VirtualNetwork
 from .plans import Plan, Reading, Send
 
 __all__ = ["Dial", "Jump", "LinkRecord", "Lost", "Reader", "Sent", "Side", "Story", "Talker"]
+
+
+#: Over real sockets states are noted down so much too late, at most.
+LATE_S: Final = 0.5
 
 
 class Talker(Protocol):
@@ -175,4 +179,7 @@ class Story:
 
     def linked_within(self, start: float, end: float) -> bool:
         """Whether the client had a link at any moment from `start` to `end`."""
-        return any(link.opened_at <= end and start <= link.lost_at for link in self.links)
+        late_s = 0.0 if self.network is not None else LATE_S
+        return any(
+            link.opened_at - late_s <= end and start <= link.lost_at + late_s for link in self.links
+        )

@@ -405,6 +405,15 @@ def test_burst() -> None:
     assert slow.ready_at == pytest.approx(100.5)
 
 
+def test_heartbeat_costs_no_rate() -> None:
+    """A heartbeat in a batch takes no message's turn."""
+    session = linked_session(rate_per_s=2)
+    offered(session, Send(b"a"), Send(b"b"))
+    session.beat(Heartbeat(b"beat"))
+    assert text(session.take(100.0)) == "beat a"
+    assert session.ready_at == pytest.approx(100.5)
+
+
 def test_heartbeat_has_no_rate() -> None:
     """A heartbeat is sent even when the rate is used up."""
     session = linked_session(rate_per_s=1)
@@ -489,8 +498,8 @@ def test_codec_raises(frame: str) -> None:
 def test_codec_is_interrupted() -> None:
     """What is no `Exception` is not swallowed."""
     session = new_session(decode=picky)
+    session.receive(["stop"], 0.0)
     with pytest.raises(KeyboardInterrupt):
-        session.receive(["stop"], 0.0)
         session.route()
 
 
@@ -516,6 +525,70 @@ def test_route_gives_a_turn() -> None:
     assert session.route()
     assert drained(queue) == ["3", "4", Gap(1)]
     assert session.inbox.lost == 1
+
+
+def test_refused_twice() -> None:
+    """A message still too large after the turn is tried again, not lost in silence."""
+    session = new_session(inbox=InboxLimits(total_bytes=10))
+    queue = open_queue(session)
+    session.receive(["aaaa", "bbbb", "ccccccccc"], 0.0)
+    assert not session.route()
+    assert [queue.take() is not None, len(queue)] == [True, 1]
+    assert not session.route()
+    assert drained(queue) == ["bbbb"]
+    assert session.route()
+    assert drained(queue) == ["ccccccccc"]
+    assert session.inbox.lost == 0
+
+
+def test_refused_and_final() -> None:
+    """Where there is no more time it is lost, and said to be."""
+    session = new_session(inbox=InboxLimits(total_bytes=10))
+    queue = open_queue(session)
+    session.receive(["aaaa", "bbbb", "ccccccccc"], 0.0)
+    assert not session.route()
+    queue.take()
+    assert session.route(final=True)
+    assert drained(queue) == ["bbbb", Gap(1)]
+    assert session.inbox.lost == 1
+
+
+@given(
+    frames=st.lists(st.integers(1, 12), max_size=30),
+    reads=st.integers(1, 10),
+    takes=st.lists(st.integers(0, 3), max_size=60),
+    final=st.booleans(),
+)
+def test_nothing_is_lost_in_silence(
+    frames: list[int], reads: int, takes: list[int], final: bool
+) -> None:
+    """However reads and a slow consumer mix: items and gaps together are all that came."""
+    session = new_session(inbox=InboxLimits(total_bytes=20))
+    queue = open_queue(session, capacity=4)
+    found: list[object] = []
+    turns = iter(takes)
+    for start in range(0, len(frames), reads):
+        names = [str(start + i).rjust(3) for i in range(len(frames[start : start + reads]))]
+        batch = [name.ljust(3 + size) for name, size in zip(names, frames[start:], strict=False)]
+        session.receive(batch, 0.0)
+        while not session.route():
+            found += queue.take_many(next(turns, 1))
+        found += queue.take_many(next(turns, 0))
+    session.route(final=final)
+    session.interrupted(None)
+    found += queue.take_many(1000)
+    assert isinstance(found.pop(), Reset)
+    at = 0
+    for item in found:
+        if isinstance(item, Message):
+            assert int(item.payload) == at
+            at += 1
+        else:
+            assert isinstance(item, Gap)
+            at += item.count
+    # What was lost right before a `Reset` is part of what nobody knows.
+    assert at <= len(frames)
+    assert session.inbox.lost + session.inbox.delivered == len(frames)
 
 
 def test_route_final() -> None:

@@ -25,8 +25,9 @@ from ..errors import (
     HookError,
     LinkClosed,
     LinkError,
+    OptionError,
 )
-from ..options import Reconnect
+from ..options import Reconnect, Verdict
 from .backoff import Uniform, advised, delays
 from .url import Url
 from .verdict import advice_s, failure, judge
@@ -88,8 +89,7 @@ class Route:
         past = self._pasts[self._index]
         breach = isinstance(cause, LinkClosed) and cause.code in (1002, 1007)
         past.breaches = past.breaches + 1 if breach else 0
-        own = self._reconnect.verdict
-        verdict = (own(cause) if own is not None else None) or judge(
+        verdict = self._own_verdict(cause) or judge(
             cause,
             ever_connected=past.connected,
             refreshed=past.refreshed,
@@ -105,6 +105,17 @@ class Route:
         if (not refresh and not linked) or past.struck:
             self._move_on()
         return self._exhausted(cause, now) or self._delay_s(cause, now)
+
+    def hurry(self) -> None:
+        """The program is leaving: the delays start anew, to make the most of what is left."""
+        self._delays = delays(self._reconnect, self._random)
+
+    def _own_verdict(self, cause: LinkError) -> Verdict | None:
+        own = None if self._reconnect.verdict is None else self._reconnect.verdict(cause)
+        if own not in (None, "retry", "refresh", "fatal"):
+            rule = 'must return "retry", "refresh", "fatal" or None'
+            raise OptionError("Reconnect.verdict", rule, own)
+        return own
 
     def _move_on(self) -> None:
         count = len(self._pasts)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from ..errors import DecodeError
@@ -119,8 +120,9 @@ class Session:
         first = self.lanes.pop(now) if most >= 1 else None
         if first is not None:
             batch.append(first)
-            batch += self.lanes.pop_batch(now, BATCH_BYTES - len(first.data), most - 1)
-            self._rate.spend(now, len(batch))
+            more = self.lanes.pop_batch(now, BATCH_BYTES - len(first.data), most - 1)
+            batch += more
+            self._rate.spend(now, 1 + len(more))
         self._flight.extend(batch)
         return batch
 
@@ -178,10 +180,11 @@ class Session:
         turn since. Give the loop one turn and call again. `final` drops instead.
         """
         receive, now = self.inbox.receive, self._now
-        refused, self._refused = self._refused, None
-        if refused is not None:
-            receive(*refused, now)
-        for message, size in self._arriving:
+        arriving = self._arriving
+        if self._refused is not None:
+            # It may be refused again, if its consumer took something but not enough.
+            arriving, self._refused = chain((self._refused,), arriving), None
+        for message, size in arriving:
             if not receive(message, size, now):
                 if not final:
                     self._refused = message, size

@@ -1,0 +1,399 @@
+"""One story while it runs: the server's handler, the client's life, and what is noted down.
+
+Everything is the real thing but, in the virtual network, the network and the
+clock. Consumers live beside the connection, not in its body, and read every
+stream to its end, so that in the end it is known what arrived and what was lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any, Final, cast
+
+import attrs
+import trio
+
+from trio_rt import (
+    Attempt,
+    Credentials,
+    Message,
+    Phase,
+    Priority,
+    Server,
+    State,
+    StateStream,
+    connect,
+    serve_listeners,
+)
+from trio_rt.testing import Chaos, VirtualNetwork
+
+from .actors import open_readers, read, run_sender, say
+from .plans import PeerPlan, Plan, Reading, Send
+from .records import Dial, Jump, LinkRecord, Lost, Reader, Side, Story, Talker
+
+__all__ = ["ADVICE_S", "Boom", "Scene", "is_cancellation", "listening_to_logs", "serve_scene"]
+
+#: What the server advises when it closes with 1012.
+ADVICE_S: Final = 0.7
+
+#: A jump is this much longer than any silence is allowed to be.
+JUMP_EXTRA_S: Final = 5.0
+
+#: The clock jumps in idle seconds of a link this slow, to meet its pongs on the way.
+JUMP_LATENCY_S: Final = 0.2
+
+#: A pong (or ping) from the server: two bytes of header, and no payload.
+PONG_BYTES: Final = 2
+
+#: `cancel_somewhere` draws from so many steps of the scheduler.
+STEPS: Final = 3000
+
+
+class Boom(Exception):
+    """What a body raises."""
+
+
+class Oops(Exception):
+    """What a handler raises."""
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """In trio it may be a group of its own kind."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is None
+    return isinstance(error, trio.Cancelled)
+
+
+class Scene:
+    """One story while it runs. `world` outlives the connection and the server."""
+
+    def __init__(self, plan: Plan, world: trio.Nursery, network: VirtualNetwork | None) -> None:
+        self.story: Final = Story(plan=plan, network=network)
+        self.plan: Final = plan
+        self.world: Final = world
+        self.network: Final = network
+        self.faults_over: Final = trio.Event()
+        self._senders_over: Final = trio.Event()
+        self._senders = len(plan.senders)
+        self._link: LinkRecord | None = None
+
+    # The server
+
+    async def handle(self, peer: Any) -> None:
+        """The server's handler: sends, answers, and may leave before its client does."""
+        story, number = self.story, len(self.story.peers)
+        plan = self.plan.peers[min(number, len(self.plan.peers) - 1)]
+        side = Side(
+            name=f"p{number}",
+            talker=peer,
+            opened_at=trio.current_time(),
+            dial=int(peer.handshake.headers["X-Dial"]),
+        )
+        story.peers.append(side)
+        gone = self._start_readers(side, plan.readings, _Echo(side, self.plan, plan))
+        with trio.move_on_after(plan.lasts_s) as lasts:
+            async with trio.open_nursery() as nursery:
+                for task, sender in enumerate(plan.senders):
+                    nursery.start_soon(run_sender, side, self.plan, str(task), sender)
+                await gone.wait()
+                nursery.cancel_scope.cancel()
+        if lasts.cancelled_caught:
+            side.left_at = trio.current_time()
+            if plan.ends == "error":
+                raise Oops
+            if plan.ends == "advise":
+                peer.close(1012, f"retry-after={ADVICE_S}")
+
+    def _start_readers(
+        self, side: Side, readings: tuple[Reading, ...], tell: Callable[[Message[Any]], None] | None
+    ) -> trio.Event:
+        """Open the streams and start their consumers; the event: the tap has ended."""
+        open_readers(side, self.plan, readings)
+        gone = trio.Event()
+
+        async def read_tap(reader: Reader) -> None:
+            await read(side, reader, tell)
+            side.over = True
+            gone.set()
+
+        self.world.start_soon(read_tap, side.tap)
+        for reader in side.readers[1:]:
+            self.world.start_soon(read, side, reader)
+        return gone
+
+    # The client
+
+    async def credentials(self, attempt: Attempt) -> Credentials:
+        """Number the dial, so that the server's peer can be told."""
+        dial = Dial(number=len(self.story.dials) + 1, at=trio.current_time())
+        self.story.dials.append(dial)
+        return Credentials(headers={"X-Dial": str(dial.number)})
+
+    async def run_client(self, url: str, chaos: Chaos | None = None) -> None:
+        """From `connect()` to its end, whatever that is."""
+        async with trio.open_nursery() as workers:
+            with self._surroundings(chaos) as scope:
+                await self._connect(url, workers, scope, chaos)
+            story = self.story
+            story.left_at = trio.current_time()
+            if story.cancelled_at == math.inf and scope.cancelled_caught:
+                story.cancelled_at = story.body_ended_at
+            self._look_around()
+            workers.cancel_scope.cancel()
+
+    def _surroundings(self, chaos: Chaos | None) -> AbstractContextManager[trio.CancelScope]:
+        if self.plan.ending == "cancel_step" and chaos is not None:
+            return chaos.cancel_somewhere(STEPS)
+        return trio.CancelScope()
+
+    async def _connect(
+        self, url: str, workers: trio.Nursery, scope: trio.CancelScope, chaos: Chaos | None
+    ) -> None:
+        plan, story = self.plan, self.story
+        try:
+            async with connect(
+                url,
+                codec=cast(Any, plan.codec),
+                open_stream=None if self.network is None else self.network.open_stream,
+                credentials=self.credentials,
+                reconnect=plan.reconnect,
+                liveness=plan.liveness,
+                outbox=plan.outbox,
+                inbox=plan.inbox,
+                compression=plan.compression,
+                open_timeout_s=plan.open_timeout_s,
+                close_timeout_s=plan.close_timeout_s,
+            ) as conn:
+                try:
+                    await self._body(conn, workers, scope, chaos)
+                except BaseException as error:
+                    story.raised = error
+                    raise
+                finally:
+                    story.body_ended_at = trio.current_time()
+        except BaseException as error:  # the checks judge it
+            story.left = error
+            if is_cancellation(error):
+                raise
+
+    async def _body(
+        self, conn: Any, workers: trio.Nursery, scope: trio.CancelScope, chaos: Chaos | None
+    ) -> None:
+        plan = self.plan
+        side = Side(name="c", talker=cast(Talker, conn), opened_at=trio.current_time())
+        self.story.client = side
+        self.world.start_soon(self._watch, conn, conn.watch_states())
+        self._start_readers(side, plan.readings, None)
+        if plan.ending == "cancel":
+            self.world.start_soon(self._cancel_later, scope)
+        block: AbstractContextManager[object] = nullcontext()
+        if plan.ending == "body_step" and chaos is not None:
+            block = chaos.cancel_somewhere(STEPS)
+        with block:
+            if plan.inside:
+                async with trio.open_nursery() as nursery:
+                    self._start_senders(nursery)
+                    await self._act()
+                    nursery.cancel_scope.cancel()
+            else:
+                self._start_senders(workers)
+                await self._act()
+
+    def _start_senders(self, nursery: trio.Nursery) -> None:
+        async def send(task: int) -> None:
+            try:
+                await run_sender(self.story.client, plan, str(task), plan.senders[task])
+            finally:
+                self._senders -= 1
+                if not self._senders:
+                    self._senders_over.set()
+
+        plan = self.plan
+        for task in range(len(plan.senders)):
+            nursery.start_soon(send, task)
+
+    async def _act(self) -> None:
+        plan = self.plan
+        in_time = plan.ending in ("leave", "error")
+        with trio.move_on_after(plan.ends_at_s if in_time else math.inf):
+            await self._senders_over.wait()
+            await self.faults_over.wait()
+            if plan.jumps and self.network is not None:
+                await self._jump(self.network)
+        if plan.ending == "error":
+            raise Boom
+
+    async def _cancel_later(self, scope: trio.CancelScope) -> None:
+        await trio.sleep(self.plan.ends_at_s)
+        if self.story.left_at == math.inf:
+            self.story.cancelled_at = trio.current_time()
+            scope.cancel()
+
+    async def _jump(self, network: VirtualNetwork) -> None:
+        """Let the clock jump over every deadline while a pong is on its way to the client."""
+        network.profile = attrs.evolve(
+            network.profile,
+            latency_s=JUMP_LATENCY_S,
+            jitter_s=0.0,
+            bandwidth_bytes_per_s=math.inf,
+        )
+        liveness = self.plan.liveness
+        for _ in range(int(3 * liveness.interval_s / JUMP_LATENCY_S)):
+            await trio.sleep(JUMP_LATENCY_S / 2)
+            link = self._link
+            if link is None or link.carrier is None or not link.carrier.alive:
+                continue
+            under_way = link.carrier.sent_bytes("client") - link.carrier.read_bytes("client")
+            if 0 < under_way <= PONG_BYTES:
+                network.jump_clock(liveness.interval_s + liveness.timeout_s + JUMP_EXTRA_S)
+                self.story.jumps.append(Jump(at=trio.current_time(), dial=link.dial))
+                return
+
+    # What is noted down
+
+    async def _watch(self, conn: Any, states: StateStream) -> None:
+        async for state in states:
+            self._note_state(conn, state)
+
+    def _note_state(self, conn: Any, state: State) -> None:
+        now, story = trio.current_time(), self.story
+        if state.phase is Phase.CONNECTED:
+            self._link = LinkRecord(
+                dial=self._dial().number,
+                opened_at=now,
+                carrier=None if self.network is None else self.network.connections[-1],
+                unsettled=frozenset(
+                    sent.label for sent in story.client.sent if sent.outcome is None
+                ),
+                received_before=conn.statistics().received,
+            )
+            story.links.append(self._link)
+            return
+        ended = state.phase in (Phase.DISCONNECTED, Phase.FAILED)
+        if state.retry_at is None and not ended:
+            return
+        link, self._link = self._link, None
+        if link is not None:
+            link.lost_at, link.cause = now, None if ended else state.cause
+            link.received_after = conn.statistics().received
+        if state.retry_at is not None:
+            story.losses.append(Lost(at=now, state=state, link=link, dial=self._dial()))
+
+    def _dial(self) -> Dial:
+        """The one that a state is about: each before it was lost."""
+        return self.story.dials[len(self.story.losses)]
+
+    def _look_around(self) -> None:
+        """What P6 forbids, right after `connect()` was left."""
+        story = self.story
+        if self.network is not None:
+            for link in self.network.connections:
+                if not link.client_stream.closed:
+                    story.debris.append(f"an open socket: {link}")
+        if not hasattr(story, "client"):
+            return  # cancelled before the body began
+        side = story.client
+        side.over = True
+        side.final = side.talker.statistics()
+        try:
+            side.talker.send_nowait(*(("x",) if self.plan.codec == "raw" else ("a", "x")))
+            story.debris.append("the closed connection accepts a send")
+        except trio.ClosedResourceError:
+            pass
+
+    def finish(self) -> None:
+        """The books of the server's side, after its end."""
+        for side in self.story.peers:
+            side.final = side.talker.statistics()
+
+
+class _Echo:
+    """Answers some of what a peer receives, without ever waiting."""
+
+    def __init__(self, side: Side, plan: Plan, peer: PeerPlan) -> None:
+        self._side = side
+        self._plan = plan
+        self._every = peer.echo_every
+        self._count = 0
+
+    def __call__(self, message: Message[Any]) -> None:
+        self._count += 1
+        if not self._every or self._count % self._every:
+            return
+        send = Send(
+            wait_s=0.0,
+            verb="nowait",
+            size=len(message.payload),
+            wide=False,
+            binary=False,
+            type="a",
+            priority=Priority.NORMAL,
+            key=None,
+            order=None,
+            ttl_s=None,
+            when_offline="queue",
+            patience_s=0.0,
+        )
+        _at_once(say(self._side, self._plan, f"{self._side.name}.e", self._count, send))
+
+
+def _at_once(coroutine: Any) -> None:
+    """Run a coroutine that does not wait."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    raise AssertionError("it waited")
+
+
+@contextmanager
+def listening_to_logs(found: list[str]) -> Iterator[None]:
+    """Gather what the library logs as an error; the handlers' own `Oops` is none."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            error = record.exc_info[1] if record.exc_info else None
+            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+                error = error.exceptions[0]
+            if not isinstance(error, Oops):
+                found.append(f"{record.getMessage()}: {error!r}")
+
+    logger = logging.getLogger("trio_rt")
+    handler = Handler(logging.ERROR)
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
+
+
+async def serve_scene(
+    scene: Scene,
+    listeners: Sequence[trio.abc.Listener[Any]],
+    *,
+    task_status: trio.TaskStatus[tuple[Server, trio.CancelScope]],
+) -> None:
+    """The scene's server; cancel the scope to stop it."""
+    plan = scene.plan
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(
+                partial(
+                    serve_listeners,
+                    scene.handle,
+                    listeners,
+                    codec=plan.codec,
+                    liveness=plan.server_liveness,
+                    outbox=plan.server_outbox,
+                    inbox=plan.server_inbox,
+                    compression=plan.compression,
+                    close_timeout_s=plan.server_close_timeout_s,
+                )
+            )
+            task_status.started((server, scope))
