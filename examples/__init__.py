@@ -1,7 +1,7 @@
 """Programs that run by themselves: `python examples/quickstart.py`.
 
-In this order they are also a short course: quickstart, offline_queue,
+In this order they are a short course: quickstart, offline_queue,
 token_refresh, market_feed, virtual_network. All but the first run in virtual
-time, through a network that is cut on purpose. In each, what belongs to a
-real program takes a connection or a peer, and `main()` is what to leave behind.
+time, and through a network that is cut on purpose. What a real program would
+take over has a connection or a peer as its argument; `main()` sets the scene.
 """

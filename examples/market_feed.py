@@ -4,9 +4,9 @@
 
 `Dialect` translates, so that types, `as_` and the rest work as ever. `greet`
 subscribes on every new link; a subscription sent once, by `conn.send`, would
-end with the first. The screen takes a second to draw, and `Conflate` keeps the
-newest price of each symbol for it. After a `Reset` prices may be missing: what
-is on the screen is old.
+end with the first. The screen takes a second to draw a price; `Conflate` keeps
+the newest of each symbol for it, so that it is never late. After a `Reset`
+prices may be missing, and those on the screen are old.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import trio_rt
 from trio_rt import Conflate, DecodeError, Greeting, Message, Meta, PayloadError, Reset
 from trio_rt.testing import VirtualNetwork, run
 
-SYMBOLS = ("BTC", "ETH", "XMR")
+SYMBOLS = ("BTC", "ETH")
 
 
 class Quote(msgspec.Struct, frozen=True):
@@ -67,18 +67,17 @@ def by_symbol(message: Message[Quote]) -> str:
 
 
 async def show_prices(conn: trio_rt.Connection) -> None:
+    screen: dict[str, float] = {}
     with conn.subscribe("ticker", as_=Quote, on_full=Conflate(by_symbol)) as quotes:
-        screen: dict[str, float] = {}
-        while True:
-            for item in await quotes.receive_many():
-                match item:
-                    case Message(payload=quote):
-                        screen[quote.symbol] = quote.price
-                    case Reset(cause=cause):
-                        print(f"-- old prices, since {cause}")
-                        screen.clear()
-            print("  ".join(f"{symbol} {price:.2f}" for symbol, price in screen.items()))
-            await trio.sleep(1)  # drawing
+        async for item in quotes:
+            match item:
+                case Message(payload=quote):
+                    screen[quote.symbol] = quote.price
+                    print("  ".join(f"{symbol} {price:.2f}" for symbol, price in screen.items()))
+                    await trio.sleep(1)  # drawing
+                case Reset(cause=cause):
+                    print(f"-- all of this is old: {cause}")
+                    screen.clear()
 
 
 async def exchange(peer: trio_rt.RawPeer) -> None:

@@ -14,9 +14,12 @@ from websockets.frames import Frame, Opcode
 from tests.strangers import Stranger, complaints, open_site
 from tests.testing.support import virtual
 from trio_rt import JsonCodec, Liveness, Message, Meta
-from trio_rt.testing import jump_wall_clock
+from trio_rt.testing import VirtualNetwork, jump_wall_clock
 
 BRISK = Liveness(interval_s=3, timeout_s=2)
+
+#: A server's ping on the wire: it has no mask and no payload.
+PING_BYTES = 2
 
 #: Both ways, from the server's last byte in to the moment that a test can see it.
 LATENCY_S = 0.02
@@ -210,8 +213,10 @@ async def test_a_heartbeat_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     ends: dict[str, float] = {}
     liveness = Liveness(interval_s=3, timeout_s=2, beat="both")
     async with open_site(until_gone(ends), codec=BrokenHeartbeats(), liveness=liveness) as site:
-        await site.enter("/a")
-        await trio.sleep(5)
+        stranger = await site.enter("/a")
+        assert await stranger.read() is None
+        assert stranger.code == 1011
+        await trio.sleep(1)
         assert list(ends) == ["/a"]
         assert await site.enter("/b")
     assert complaints(caplog) == ["the heartbeat failed; that link ends"]
@@ -264,3 +269,38 @@ async def test_a_program_that_blocks_kills_nobody() -> None:
         await trio.sleep(10)
         assert not ends
         assert site.server.connections == 20
+
+
+class Steps(trio.abc.Instrument):
+    """The most bytes that the heartbeat task sent in one step."""
+
+    def __init__(self, network: VirtualNetwork) -> None:
+        self.most = 0
+        self._network = network
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._before = self._network.statistics().bytes_to_clients
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task.name.endswith("Beats.run"):
+            sent = self._network.statistics().bytes_to_clients - self._before
+            self.most = max(self.most, sent)
+
+
+@virtual
+async def test_many_beats_at_once_leave_room_for_others() -> None:
+    """When 150 peers are due at once, the other tasks get their turns in between."""
+    async with open_site(until_gone({}), codec="raw", liveness=BRISK) as site:
+        strangers = [await site.dial() for _ in range(150)]
+        for stranger in strangers:
+            await stranger.shake()
+            site.nursery.start_soon(answer, stranger)
+        await trio.sleep(10)
+        steps = Steps(site.network)
+        trio.lowlevel.add_instrument(steps)
+        jump_wall_clock(3600)
+        site.network.jump_clock(2.9)
+        await trio.sleep(10)
+        trio.lowlevel.remove_instrument(steps)
+        assert {stranger.pings >= 3 for stranger in strangers} == {True}
+        assert 32 * PING_BYTES < steps.most <= 64 * PING_BYTES

@@ -95,6 +95,18 @@ def test_shown() -> None:
     assert len(str(DecodeError("payload", "is bad", "x" * 10**6))) < 200
 
 
+def test_shown_with_a_broken_repr() -> None:
+    """A value that cannot be shown does not hide the error it is in."""
+
+    class Broken:
+        def __repr__(self) -> str:
+            raise ZeroDivisionError
+
+    assert (
+        str(OptionError("x", "is bad", Broken())) == "x is bad, not <Broken that cannot be shown>"
+    )
+
+
 def test_dial_error() -> None:
     """A dial error tells where it ended."""
     error = DialError("no route", stage="tcp")

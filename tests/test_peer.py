@@ -101,7 +101,9 @@ async def test_a_handler_that_raises(
     assert complaints(caplog) == ["None: the handler failed"]
     (record,) = records(caplog)
     assert record.name == "trio_rt.server"
-    assert "oops" in logging.Formatter().format(record)
+    text = logging.Formatter().format(record)
+    assert "oops" in text
+    assert ("ExceptionGroup" in text) is (failing is fail_in_a_nursery)
 
 
 @virtual

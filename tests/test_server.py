@@ -536,6 +536,71 @@ async def test_a_peer_that_does_not_read_delays_nobody() -> None:
         assert all(peer.statistics().outcomes == {WRITTEN: 60} for peer in others)
 
 
+@virtual
+async def test_the_limit_on_the_outbox() -> None:
+    """`outbox` is each peer's own: one that is full is full for nobody else."""
+    peers: list[Peer] = []
+
+    async def handler(peer: Peer) -> None:
+        peers.append(peer)
+        await trio.sleep_forever()
+
+    async with open_site(handler, outbox=OutboxLimits(messages=3)) as site:
+        for _ in range(2):
+            await site.enter()
+        for peer in peers:
+            for _ in range(4):  # one goes out at once
+                peer.send_nowait("type")
+            with pytest.raises(trio.WouldBlock):
+                peer.send_nowait("type")
+
+
+class BrokenStream(trio.abc.Stream):
+    """A foreign stream with a bug."""
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytearray:
+        raise RuntimeError("oops")
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        raise RuntimeError("oops")
+
+    async def wait_send_all_might_not_block(self) -> None:
+        raise RuntimeError("oops")
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class BrokenListener(trio.abc.Listener[trio.abc.Stream]):
+    """A foreign listener with two such streams."""
+
+    def __init__(self) -> None:
+        self.streams: list[trio.abc.Stream] = [BrokenStream(), BrokenStream()]
+
+    async def accept(self) -> trio.abc.Stream:
+        if not self.streams:
+            await trio.sleep_forever()
+        return self.streams.pop()
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@virtual
+async def test_a_fault_of_the_server_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """What should never happen ends one connection, is logged, and the server lives."""
+    network = VirtualNetwork(1)
+    listeners = [BrokenListener(), network.listen("server", 80)]
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(partial(serve_listeners, raw_echo, listeners, codec="raw"))
+        stranger = Stranger(await network.open_stream("server", 80))
+        assert await stranger.shake() == 101
+        assert await stranger.ask("hello") == "hello"
+        assert server.connections == 1
+        nursery.cancel_scope.cancel()
+    assert complaints(caplog) == ["None: a fault of the server itself"] * 2
+
+
 # The end
 
 
@@ -642,12 +707,12 @@ async def test_draining_ends_with_the_last_peer() -> None:
     """It does not wait out `over_s` when nobody is left to be closed."""
     async with open_site(raw_echo, codec="raw") as site:
         strangers = [await site.enter() for _ in range(10)]
-        site.nursery.start_soon(site.server.drain, 100)
-        await trio.sleep(1)
-        began = trio.current_time()
-        for stranger in strangers:
-            await stranger.aclose()
-        await site.ended.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(site.server.drain, 100)
+            await trio.sleep(1)
+            began = trio.current_time()
+            for stranger in strangers:
+                await stranger.aclose()
         assert trio.current_time() - began < 10
     async with open_site(raw_echo, codec="raw") as site:
         site.nursery.start_soon((await site.enter()).read_all)

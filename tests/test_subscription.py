@@ -278,6 +278,9 @@ async def test_two_tasks(first: str) -> None:
         with pytest.raises(trio.BusyResourceError):
             source.stream.receive_nowait()
         source.arrive()
+        for second in RECEIVERS:
+            with pytest.raises(trio.BusyResourceError):
+                await receiver(source.stream, second)()
         with pytest.raises(trio.BusyResourceError):
             source.stream.receive_nowait()
     assert shown(found) == [0]

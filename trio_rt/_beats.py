@@ -63,4 +63,4 @@ class Beats:
         except Exception:
             # A foreign codec's own bug, in the heartbeat message.
             logger.exception("the heartbeat failed; that link ends")
-            link.fail(LinkClosed(1006, "the heartbeat failed", by_peer=False))
+            link.fail(LinkClosed(1011, "the heartbeat failed", by_peer=False))

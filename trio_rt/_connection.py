@@ -250,7 +250,6 @@ class Supervised(Endpoint):
         """
         self._closing = True
         self._route.hurry()
-        self._mailbox.close()
         self._nudge.wake()
         self._limit.deadline = trio.current_time() + self._settings.close_timeout_s
         with self._limit:
@@ -262,7 +261,6 @@ class Supervised(Endpoint):
 
     def _end(self, *, withdraw: bool) -> None:
         """Everything is over; sends that were queued get their outcome."""
-        self._mailbox.close()
         if withdraw:
             self._session.lanes.clear(WITHDRAWN)
         if self.failure is None:
@@ -314,6 +312,7 @@ async def run_connection(make: Callable[[], ConnectionT]) -> AsyncIterator[Conne
                     yield conn
             except BaseException as caught:  # raised again at the end
                 error = caught
+            conn._mailbox.close()  # from here on, nothing new can be started
             if error is None or isinstance(error, Exception):
                 try:
                     await conn._finish()

@@ -46,7 +46,7 @@ def _run(tree: Path, tests: Iterable[str]) -> Verdict:
             )
         except subprocess.TimeoutExpired:
             return "hung"
-        if done.returncode == FAILED:
+        if done.returncode == FAILED and b"Traceback" not in done.stderr:
             return "killed"
         if done.returncode:
             return "BROKEN"

@@ -102,6 +102,7 @@ MUTANTS: Final = (
         "trio_rt/_mailbox.py",
         "        self.session.drop_ephemeral()\n",
         "",
+        ("sweep 0:500",),
     ),
     # P4, P7: the heartbeat
     Mutant(
@@ -234,7 +235,7 @@ MUTANTS: Final = (
         "trio_rt/_connection.py",
         "    if conn.failure is not None and (error is None or _is_cancellation(error)):\n",
         "    if conn.failure is not None:\n",
-        ("sweep 0:300", "tests/test_connection.py"),
+        ("tests/test_connection.py",),
     ),
     # The wire
     Mutant(
@@ -252,8 +253,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         "two writers at once",
-        "trio_rt/wires/websockets.py",
-        "        if self._sending or self._protocol.state is not OPEN or not self._outlet.ready:\n",
-        "        if self._protocol.state is not OPEN or self._outlet._direct is None:\n",
+        "trio_rt/_outlet.py",
+        "        if not self.ready:\n            return False\n        data",
+        "        if self._direct is None:\n            return False\n        data",
+        ("tests/test_outlet.py",),
     ),
 )

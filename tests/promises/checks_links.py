@@ -111,7 +111,7 @@ def _judge_death(story: Story, trace: _Trace, link: LinkRecord, where: str) -> I
         yield f"{where}: dead after {silent_s:.3f} s of silence ({liveness})"
     assert link.carrier is not None
     healthy = not link.carrier.cut_by and not trace.troubled(link.opened_at, link.lost_at)
-    if healthy and _round_trip_s(link.carrier.profile) < liveness.timeout_s:
+    if healthy and _round_trip_s(link.profile) < liveness.timeout_s:
         yield f"{where}: a healthy link was found dead"
     if any(jump.dial == link.dial and jump.at == link.lost_at for jump in story.jumps):
         yield f"{where}: found dead after a jump, while a pong lay unread"
@@ -128,7 +128,7 @@ def _judge_hang_up(story: Story, trace: _Trace, link: LinkRecord, where: str) ->
     elif closed_at - heard_at < liveness.interval_s + liveness.timeout_s - EPSILON_S:
         yield f"{where}: the server closed it {closed_at - heard_at:.3f} s after a byte"
     elif not trace.troubled(link.opened_at, closed_at) and (
-        _round_trip_s(link.carrier.profile) < liveness.timeout_s
+        _round_trip_s(link.profile) < liveness.timeout_s
     ):
         yield f"{where}: the server found a healthy link dead"
 
@@ -144,13 +144,16 @@ def dead_links_are_noticed(story: Story) -> Iterator[str]:
         if carrier.cut_by != "vanish" or story.jumps:
             continue
         cut_at = trace.first(f"{carrier.name} cut vanish")
-        last_at = cut_at + _round_trip_s(carrier.profile) / 2
+        last_at = cut_at + _round_trip_s(link.profile) / 2
+        # A stall may hold back what had passed before the cut.
+        heard_at = max(last_at, trace.last_read(link, "<", math.inf))
         noticed_at = story.body_ended_at if link.cause is None else link.lost_at
-        if noticed_at > _notice_at(plan.liveness, last_at, link.opened_at):
+        if noticed_at > _notice_at(plan.liveness, heard_at, link.opened_at):
             yield f"dial {link.dial}: cut at {cut_at:.3f}, noticed at {noticed_at:.3f}"
         peer = story.peer_of(link)
         if peer is not None:
-            limit = _notice_at(plan.server_liveness, last_at, peer.opened_at)
+            heard_at = max(last_at, trace.last_read(link, ">", math.inf))
+            limit = _notice_at(plan.server_liveness, heard_at, peer.opened_at)
             if min(peer.left_at, story.drained_at) <= limit:  # then it was being closed
                 closing_at = min(peer.left_at, story.drained_at + DRAIN_S)
                 limit = max(limit, closing_at + plan.server_close_timeout_s + EPSILON_S)
@@ -159,7 +162,7 @@ def dead_links_are_noticed(story: Story) -> Iterator[str]:
 
 
 def _notice_at(liveness: Liveness, last_at: float, opened_at: float) -> float:
-    """When a link must be found dead, on which nothing can have come after `last_at`."""
+    """When a link must be found dead, on which nothing has come after `last_at`."""
     silence_s = liveness.interval_s + liveness.timeout_s
     return max(last_at, opened_at) + silence_s + EPSILON_S
 

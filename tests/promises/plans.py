@@ -187,7 +187,7 @@ class _Draws:
 
     def peer(self) -> PeerPlan:
         return PeerPlan(
-            senders=tuple(self.sender(10) for _ in range(self.random.randint(0, 2))),
+            senders=tuple(self.sender(20) for _ in range(self.random.randint(0, 2))),
             readings=tuple(self.reading() for _ in range(self.random.randint(0, 1))),
             echo_every=self.random.choice((0, 1, 3)),
             lasts_s=self.seconds(8.0) if self.chance(0.3) else math.inf,
@@ -198,7 +198,7 @@ class _Draws:
         return OutboxLimits(
             messages=self.random.choice((2, 5, 20, 1000)),
             total_bytes=self.random.choice((10_000, 200_000, 4 << 20)),
-            rate_per_s=self.log(3, 100) / self.pace if self.chance(0.2) else math.inf,
+            rate_per_s=self.log(2, 50) / self.pace if self.chance(0.35) else math.inf,
         )
 
     def inbox(self) -> InboxLimits:
@@ -220,7 +220,7 @@ class _Draws:
             first_s=pick((0.0, 0.1, 0.5)) * self.pace,
             cap_s=pick((0.4, 3.0)) * self.pace,
             factor=pick((1.5, 2.0, 3.0)),
-            max_attempts=pick((2, 4)) if self.chance(0.1) else math.inf,
+            max_attempts=pick((2, 4)) if self.chance(0.15) else math.inf,
             give_up_after_s=self.seconds(10.0) + 0.1 if self.chance(0.05) else math.inf,
             min_uptime_s=pick((0.5, 2.0, 5.0)) * self.pace,
         )
@@ -246,7 +246,7 @@ def draw_plan(seed: int, *, pace: float = 1.0) -> Plan:
         open_timeout_s=4.0 * pace,
         close_timeout_s=pick((0.5, 5.0)) * pace,
         server_close_timeout_s=pick((0.5, 5.0)) * pace,
-        senders=tuple(draws.sender(20) for _ in range(pick((1, 2, 3)))),
+        senders=tuple(draws.sender(30) for _ in range(pick((1, 2, 3)))),
         readings=tuple(draws.reading() for _ in range(pick((0, 1, 2)))),
         peers=tuple(draws.peer() for _ in range(4)),
         ending=pick(_ENDINGS),

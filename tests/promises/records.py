@@ -10,7 +10,7 @@ import attrs
 
 from trio_rt import Delivery, Gap, Message, Outcome, Reset, State, Statistics
 from trio_rt._subscription import Stream
-from trio_rt.testing import VirtualLink, VirtualNetwork
+from trio_rt.testing import LinkProfile, VirtualLink, VirtualNetwork
 
 from .plans import Plan, Reading, Send
 
@@ -118,9 +118,12 @@ class LinkRecord:
     dial: int
     opened_at: float
     lost_at: float = math.inf
-    cause: Exception | None = None
+    #: None: the client closed it.
+    cause: BaseException | None = None
     #: Only in the virtual network.
     carrier: VirtualLink | None
+    #: How its bytes travelled when it opened; it may have become faster.
+    profile: LinkProfile = LinkProfile()
     #: The client's sends without an outcome when it opened.
     unsettled: frozenset[str]
     received_before: int

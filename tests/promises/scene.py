@@ -80,6 +80,7 @@ class Scene:
         self._senders_over: Final = trio.Event()
         self._senders = len(plan.senders)
         self._link: LinkRecord | None = None
+        self._linked: Final = trio.lowlevel.ParkingLot()
 
     # The server
 
@@ -141,7 +142,8 @@ class Scene:
             story = self.story
             story.left_at = trio.current_time()
             if story.cancelled_at == math.inf and scope.cancelled_caught:
-                story.cancelled_at = story.body_ended_at
+                in_body = story.raised is not None and is_cancellation(story.raised)
+                story.cancelled_at = story.body_ended_at if in_body else story.left_at
             self._look_around()
             workers.cancel_scope.cancel()
 
@@ -251,7 +253,13 @@ class Scene:
             if 0 < under_way <= PONG_BYTES:
                 network.jump_clock(liveness.interval_s + liveness.timeout_s + JUMP_EXTRA_S)
                 self.story.jumps.append(Jump(at=trio.current_time(), dial=link.dial))
+                await trio.sleep(2 * JUMP_LATENCY_S)
                 return
+
+    async def wait_links(self, count: int) -> None:
+        """Wait until the client has had so many links."""
+        while len(self.story.links) < count:
+            await self._linked.park()
 
     # What is noted down
 
@@ -271,14 +279,21 @@ class Scene:
                 ),
                 received_before=conn.statistics().received,
             )
+            if self._link.carrier is not None:
+                self._link.profile = self._link.carrier.profile
             story.links.append(self._link)
+            self._linked.unpark_all()
             return
         ended = state.phase in (Phase.DISCONNECTED, Phase.FAILED)
         if state.retry_at is None and not ended:
             return
         link, self._link = self._link, None
         if link is not None:
-            link.lost_at, link.cause = now, None if ended else state.cause
+            link.lost_at, link.cause = now, state.cause
+            if state.phase is Phase.DISCONNECTED:
+                link.cause = None
+            elif state.phase is Phase.FAILED and state.cause is not None:
+                link.cause = state.cause.__cause__
             link.received_after = conn.statistics().received
         if state.retry_at is not None:
             story.losses.append(Lost(at=now, state=state, link=link, dial=self._dial()))

@@ -19,6 +19,7 @@ from trio_rt.errors import (
     HookError,
     LinkClosed,
     LinkError,
+    OptionError,
     ProtocolBroken,
     ServerRefused,
 )
@@ -256,6 +257,16 @@ def test_a_greeting_that_failed_had_its_credentials() -> None:
     assert not route.refused
 
 
+def test_refused_while_the_hook_fails() -> None:
+    """If no fresh credentials could be had, the server's refusal is still the last word."""
+    route = Story("a")
+    route.dial(STALE)
+    route.dial(HookError("credentials", OSError()))
+    assert route.refused
+    route.dial(HookError("greet", OSError()))
+    assert not route.refused
+
+
 def test_breaches_in_a_row() -> None:
     """The third link in a row that breaks the protocol is fatal."""
     route = Story("a")
@@ -321,6 +332,16 @@ def test_own_verdict(own: Verdict | None, cause: LinkError, failed: bool, refuse
     assert asked == [cause]
 
 
+@pytest.mark.parametrize("own", ["", "RETRY", True, 1])
+def test_bad_own_verdict(own: Any) -> None:
+    """What is no verdict is refused, and not taken for one."""
+    route = Story("a", verdict=lambda cause: own)
+    route.dialling(route.now)
+    with pytest.raises(OptionError) as caught:
+        route.failed(REFUSED, route.now, linked=False)
+    assert (caught.value.field, caught.value.value) == ("Reconnect.verdict", own)
+
+
 # When
 
 
@@ -350,6 +371,15 @@ def test_delay_resets_after_a_proven_link() -> None:
     route = Story("a", first_s=1.0)
     assert [route.dial(), route.link(), route.link()] == [1.0, 2.0, 4.0]
     assert [route.link(proven=True), route.link()] == [1.0, 2.0]
+
+
+def test_hurry() -> None:
+    """When the program is leaving the delays start anew, and the attempts do not."""
+    route = Story("a", first_s=1.0)
+    assert [route.dial(), route.dial()] == [1.0, 2.0]
+    route.hurry()
+    assert [route.dial(), route.dial()] == [1.0, 2.0]
+    assert route.attempt == 4
 
 
 def test_delay_goes_on_across_urls() -> None:
