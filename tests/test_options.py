@@ -36,7 +36,7 @@ COUNT: Values = ([1, math.inf], [0, 0.5, 1.5, 2.0])
 NUMBERS: dict[type, dict[str, Values]] = {
     Reconnect: {
         "first_s": FINITE_SECONDS,
-        "cap_s": FINITE_SECONDS,
+        "cap_s": POSITIVE_FINITE,
         "factor": ([1, 1.0], [0.999, 0, math.inf]),
         "max_attempts": COUNT,
         "give_up_after_s": POSITIVE,
@@ -174,7 +174,7 @@ def test_rules_read_well(rules: dict[str, Any], rule: str) -> None:
 
 def test_except_value_error() -> None:
     """Who knows only Python's own exceptions catches a bad option too."""
-    with pytest.raises(ValueError, match=r"Reconnect.cap_s must be a finite number from 0"):
+    with pytest.raises(ValueError, match=r"Reconnect.cap_s must be a finite number above 0"):
         Reconnect(cap_s=-1)
     assert issubclass(OptionError, UsageError)
 

@@ -54,7 +54,7 @@ class Settings:
 
     urls: tuple[Url, ...]
     protocols: tuple[str, ...]
-    headers: tuple[tuple[str, str], ...]
+    headers: tuple[tuple[str, str], ...] = attrs.field(repr=False)
     hooks: Hooks
     reconnect: Reconnect
     liveness: Liveness | None

@@ -53,7 +53,8 @@ class Mailbox:
         #: Starts a task that lives as long as the connection; set by its owner.
         self.spawn: Callable[[Callable[[], Awaitable[None]]], None]
         self._expiry: Waker | None = None
-        self._waiters: dict[Priority, deque[_Waiter]] = {p: deque() for p in URGENT_FIRST}
+        # A deque for each priority that ever had to wait.
+        self._waiters: dict[Priority, deque[_Waiter]] = {}
         self._waiting = 0
         self._settled_event: trio.Event | None = None
         # `trio.current_time`, without looking up the run each time: 0.17 us less.
@@ -151,7 +152,9 @@ class Mailbox:
         return True
 
     def _barred(self, priority: Priority) -> bool:
-        return self._waiting > 0 and any(self._waiters[p] for p in URGENT_FIRST if p >= priority)
+        return self._waiting > 0 and any(
+            waiters and p >= priority for p, waiters in self._waiters.items()
+        )
 
     def _watch_expiry(self) -> None:
         if self._expiry is None:
@@ -170,7 +173,7 @@ class Mailbox:
 
     async def _wait_for_room(self, delivery: Delivery) -> None:
         waiter = _Waiter(delivery)
-        waiters = self._waiters[delivery.priority]
+        waiters = self._waiters.setdefault(delivery.priority, deque())
         waiters.append(waiter)
         self._waiting += 1
         waiter.task = trio.lowlevel.current_task()
@@ -189,7 +192,7 @@ class Mailbox:
     def _admit(self) -> None:
         now = trio.current_time()
         for priority in URGENT_FIRST:
-            waiters = self._waiters[priority]
+            waiters = self._waiters.get(priority)
             while waiters:
                 if not self._offer(waiters[0].delivery, now):
                     return

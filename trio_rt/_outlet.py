@@ -18,7 +18,7 @@ without `try_send` both move with whole writes.
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
@@ -62,7 +62,7 @@ class Outlet:
         self._control: dict[int, bytes] = {}
         self._busy = False
         self._accepted = 0
-        self._ends: deque[int] = deque()
+        self._ends: list[int] = []
         self._written = 0
         self.broken = False
         #: Bytes that the kernel took, cumulative.
@@ -86,9 +86,10 @@ class Outlet:
     @property
     def written(self) -> int:
         """Messages whose last byte the kernel took, cumulative."""
-        while self._ends and self._ends[0] <= self.taken:
-            self._ends.popleft()
-            self._written += 1
+        if self._ends:
+            count = bisect_right(self._ends, self.taken)
+            del self._ends[:count]
+            self._written += count
         return self._written
 
     @property
@@ -116,9 +117,14 @@ class Outlet:
             self._written = self.written + len(frames)
         else:
             self._rest = memoryview(data)[sent:]
-            self._ends.extend(accumulate(map(len, frames), initial=base))
-            self._ends.popleft()
+            self._add_ends(frames, base)
         return True
+
+    def _add_ends(self, frames: Sequence[bytes], base: int) -> None:
+        """Note where in the stream each of `frames` ends, the first one beginning at `base`."""
+        ends = accumulate(map(len, frames), initial=base)
+        next(ends)
+        self._ends.extend(ends)
 
     def put_control(self, slot: int, frame: bytes) -> None:
         """Queue a control frame in the place of an older one, and write it if idle."""
@@ -182,8 +188,7 @@ class Outlet:
             waited = await self._drain()
             if frames is not None:
                 if messages:
-                    self._ends.extend(accumulate(map(len, frames), initial=self._accepted))
-                    del self._ends[-messages - 1]
+                    self._add_ends(frames, self._accepted)
                 waited |= await self._write_whole(b"".join(frames))
             return waited
         finally:

@@ -104,7 +104,6 @@ class Stream(trio.abc.ReceiveChannel[ItemT], Generic[ItemT]):
         """Stop receiving; what the stream held is discarded. Idempotent."""
         if not self._queue.closed:
             self._close(self._queue)
-            self._notify()
 
     async def aclose(self) -> None:
         self.close()
@@ -125,11 +124,6 @@ class Stream(trio.abc.ReceiveChannel[ItemT], Generic[ItemT]):
             raise queue.failure
         if queue.ended:
             raise trio.EndOfChannel
-
-    def _notify(self) -> None:
-        wake, self._queue.wake = self._queue.wake, None
-        if wake is not None:
-            wake()
 
     async def _wait(self) -> None:
         task = trio.lowlevel.current_task()

@@ -80,7 +80,7 @@ class Reconnect:
     """
 
     first_s: float = attrs.field(default=0.5, validator=_number(finite=True))
-    cap_s: float = attrs.field(default=30.0, validator=_number(finite=True))
+    cap_s: float = attrs.field(default=30.0, validator=_number(above=True, finite=True))
     factor: float = attrs.field(default=2.0, validator=_number(least=1, finite=True))
     #: Dials in a row without a proven link, the first included.
     max_attempts: float = attrs.field(default=math.inf, validator=_count)

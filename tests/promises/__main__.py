@@ -5,9 +5,14 @@ from __future__ import annotations
 import argparse
 import time
 import traceback
+from typing import Final
 
 from .checks import breaches
 from .story import tell
+
+#: What is shown of a failure.
+LINES: Final = 6
+CHARACTERS: Final = 500
 
 
 def run_seed(seed: int) -> list[str]:
@@ -15,7 +20,10 @@ def run_seed(seed: int) -> list[str]:
     try:
         return breaches(tell(seed))
     except Exception as error:  # a bug in the library may come out as anything
-        return traceback.format_exception(error)
+        inner: BaseException = error
+        while isinstance(inner, BaseExceptionGroup):
+            inner = inner.exceptions[0]
+        return traceback.format_exception(inner)[-LINES:]
 
 
 def _seeds(text: str) -> range:
@@ -35,7 +43,8 @@ def main() -> int:
         if found:
             failed += 1
             print(f"seed {seed}; again: python -m tests.promises --seeds {seed}")
-            print("".join(f"    {line.rstrip()}\n" for line in found[:20]), flush=True)
+            for line in found[:LINES]:
+                print(f"    {line.rstrip()[:CHARACTERS]}", flush=True)
             if arguments.fail_fast:
                 break
     spent_s = time.perf_counter() - began

@@ -13,6 +13,7 @@ from trio_rt.testing import LinkProfile
 from .records import LinkRecord, Lost, Side, Story
 from .scene import ADVICE_S, Boom, is_cancellation
 from .story import DRAIN_S
+from .traces import Trace
 
 __all__ = ["LINK_CHECKS", "delay_shares"]
 
@@ -32,45 +33,6 @@ ADVICE_SPREAD: Final = 1.5
 #: `ServerLimits.handshake_s`.
 HANDSHAKE_S: Final = 10.0
 
-_BARS: Final = ("server: refuse", "server: silence")
-
-
-class _Trace:
-    """The network's own account of what happened, by time."""
-
-    def __init__(self, story: Story) -> None:
-        assert story.network is not None
-        self.events = story.network.trace
-
-    def last_read(self, link: LinkRecord, arrow: str, until: float) -> float:
-        """When bytes of this direction were last read, up to `until`; -inf: never."""
-        assert link.carrier is not None
-        beginning = f"{link.carrier.name} {arrow} read"
-        times = [at for at, event in self.events if at <= until and event.startswith(beginning)]
-        return max(times, default=-math.inf)
-
-    def first(self, event: str) -> float:
-        """When this happened first; inf: never."""
-        return min((at for at, found in self.events if found == event), default=math.inf)
-
-    def troubled(self, start: float, end: float) -> bool:
-        """Whether the network did anything to anybody in this time, a bar or stall from before
-        included."""
-        barred = False
-        for at, event in self.events:
-            if at > end:
-                break
-            if event in _BARS or " stall" in event:
-                barred = True
-            elif event == "server: accept" or " resume" in event:
-                barred = False
-                if at >= start:
-                    return True
-            struck = barred or " cut " in event or event.startswith("jump")
-            if struck and at >= start:
-                return True
-        return barred
-
 
 def _round_trip_s(profile: LinkProfile) -> float:
     """The longest that an answer may take: behind full buffers, both ways."""
@@ -82,13 +44,13 @@ def links_end_for_a_reason(story: Story) -> Iterator[str]:
     """P4, P7: a link ends by the network, by its handler, or by a silence that was one."""
     if story.network is None:
         return
-    trace = _Trace(story)
+    trace = Trace(story)
     for link in story.links:
         if link.cause is not None:
             yield from _judge_end(story, trace, link)
 
 
-def _judge_end(story: Story, trace: _Trace, link: LinkRecord) -> Iterator[str]:
+def _judge_end(story: Story, trace: Trace, link: LinkRecord) -> Iterator[str]:
     cause, carrier, peer = link.cause, link.carrier, story.peer_of(link)
     assert carrier is not None
     where = f"the link of dial {link.dial}, lost at {link.lost_at:.3f}"
@@ -103,7 +65,7 @@ def _judge_end(story: Story, trace: _Trace, link: LinkRecord) -> Iterator[str]:
         yield from _judge_hang_up(story, trace, link, where)
 
 
-def _judge_death(story: Story, trace: _Trace, link: LinkRecord, where: str) -> Iterator[str]:
+def _judge_death(story: Story, trace: Trace, link: LinkRecord, where: str) -> Iterator[str]:
     """The client found it dead."""
     liveness = story.plan.liveness
     silent_s = link.lost_at - max(link.opened_at, trace.last_read(link, "<", link.lost_at))
@@ -117,7 +79,7 @@ def _judge_death(story: Story, trace: _Trace, link: LinkRecord, where: str) -> I
         yield f"{where}: found dead after a jump, while a pong lay unread"
 
 
-def _judge_hang_up(story: Story, trace: _Trace, link: LinkRecord, where: str) -> Iterator[str]:
+def _judge_hang_up(story: Story, trace: Trace, link: LinkRecord, where: str) -> Iterator[str]:
     """The server aborted it: then it has found it dead."""
     assert link.carrier is not None
     liveness = story.plan.server_liveness
@@ -137,7 +99,7 @@ def dead_links_are_noticed(story: Story) -> Iterator[str]:
     """P7: within `interval_s + timeout_s` of the last byte that can have come, at both ends."""
     if story.network is None:
         return
-    trace, plan = _Trace(story), story.plan
+    trace, plan = Trace(story), story.plan
     for link in story.links:
         carrier = link.carrier
         assert carrier is not None
@@ -174,7 +136,7 @@ def dials_fail_for_a_reason(story: Story) -> Iterator[str]:
             yield f"at {loss.at:.3f}: {loss.state.cause!r} is no LinkError"
         if loss.link is not None or story.network is None:
             continue
-        if not _Trace(story).troubled(loss.dial.at, loss.at):
+        if not Trace(story).troubled(loss.dial.at, loss.at):
             yield f"dial {loss.dial.number} failed without a cause: {loss.state.cause!r}"
 
 

@@ -11,6 +11,7 @@ from trio_rt import LinkClosed, Message, Outcome, Priority
 from trio_rt.outcome import INDETERMINATE, WITHDRAWN, WRITTEN, dropped
 
 from .records import LinkRecord, Sent, Side, Story
+from .traces import Trace
 
 __all__ = ["SEND_CHECKS", "label_of", "sides"]
 
@@ -138,6 +139,7 @@ def _closed_by_client(story: Story, link: LinkRecord) -> bool:
         and story.cancelled_at == math.inf
         and story.left_at < story.body_ended_at + plan.close_timeout_s
         # The server may have given up first, and hung up on the client's last words.
+        and (story.network is None or not Trace(story).troubled(story.body_ended_at, story.left_at))
         and (peer := story.peer_of(link)) is not None
         and peer.left_at == math.inf
         and peer.tap.ended_at >= story.body_ended_at

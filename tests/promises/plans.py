@@ -18,6 +18,7 @@ from trio_rt._verbs import WhenOffline
 __all__ = ["Ending", "PeerPlan", "Plan", "Reading", "Send", "Sender", "Verb", "draw_plan"]
 
 Verb: TypeAlias = Literal["send", "nowait", "deliver", "withdraw"]
+Carrier: TypeAlias = Literal["direct", "plain", "tls"]
 OnFullName: TypeAlias = Literal["pause", "drop_oldest", "drop_newest", "fail", "conflate"]
 
 #: - `return`: the body waits for its senders and the faults, and returns;
@@ -120,6 +121,9 @@ class Plan:
     #: After all that the connection idles, and the clock jumps while a pong is on its way.
     jumps: bool
     server_drains: bool
+    #: What the wires run on: the network's streams, those without `try_send`
+    #: and `abort` at the client, or TLS over the network's (not deterministic).
+    carrier: Carrier
 
 
 class _Draws:
@@ -254,4 +258,5 @@ def draw_plan(seed: int, *, pace: float = 1.0) -> Plan:
         inside=chance(0.5),
         jumps=chance(0.25),
         server_drains=chance(0.5),
+        carrier=draws.random.choices(("direct", "plain", "tls"), (75, 15, 10))[0],
     )

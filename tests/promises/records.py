@@ -123,7 +123,7 @@ class LinkRecord:
     #: Only in the virtual network.
     carrier: VirtualLink | None
     #: How its bytes travelled when it opened; it may have become faster.
-    profile: LinkProfile = LinkProfile()
+    profile: LinkProfile = attrs.field(factory=LinkProfile)
     #: The client's sends without an outcome when it opened.
     unsettled: frozenset[str]
     received_before: int

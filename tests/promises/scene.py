@@ -16,6 +16,7 @@ from typing import Any, Final, cast
 
 import attrs
 import trio
+import trio.testing
 
 from trio_rt import (
     Attempt,
@@ -32,6 +33,7 @@ from trio_rt import (
 from trio_rt.testing import Chaos, VirtualNetwork
 
 from .actors import open_readers, read, run_sender, say
+from .carriers import contexts, open_stream
 from .plans import PeerPlan, Plan, Reading, Send
 from .records import Dial, Jump, LinkRecord, Lost, Reader, Side, Story, Talker
 
@@ -144,6 +146,8 @@ class Scene:
             if story.cancelled_at == math.inf and scope.cancelled_caught:
                 in_body = story.raised is not None and is_cancellation(story.raised)
                 story.cancelled_at = story.body_ended_at if in_body else story.left_at
+            if self.plan.carrier == "plain":  # closed in the next turn of the loop
+                await trio.testing.wait_all_tasks_blocked()
             self._look_around()
             workers.cancel_scope.cancel()
 
@@ -160,7 +164,8 @@ class Scene:
             async with connect(
                 url,
                 codec=cast(Any, plan.codec),
-                open_stream=None if self.network is None else self.network.open_stream,
+                open_stream=None if self.network is None else open_stream(plan, self.network),
+                ssl_context=contexts()[1] if plan.carrier == "tls" else None,
                 credentials=self.credentials,
                 reconnect=plan.reconnect,
                 liveness=plan.liveness,
@@ -408,6 +413,7 @@ async def serve_scene(
                     outbox=plan.server_outbox,
                     inbox=plan.server_inbox,
                     compression=plan.compression,
+                    ssl_context=contexts()[0] if plan.carrier == "tls" else None,
                     close_timeout_s=plan.server_close_timeout_s,
                 )
             )

@@ -8,6 +8,7 @@ import trio
 
 from trio_rt.testing import Chaos, FaultKind, VirtualNetwork, run
 
+from .carriers import HOST, url
 from .plans import Plan, draw_plan
 from .records import Story
 from .scene import Scene, listening_to_logs, serve_scene
@@ -38,12 +39,13 @@ async def _tell(plan: Plan) -> Story:
     tasks = trio.lowlevel.current_statistics().tasks_living
     network = VirtualNetwork(plan.seed)
     chaos = Chaos(plan.seed, kinds=KINDS, pause_s=PAUSE_S)
+    port = 443 if plan.carrier == "tls" else 80
     async with trio.open_nursery() as world:
         scene = Scene(plan, world, network)
-        server, server_scope = await world.start(serve_scene, scene, [network.listen("server", 80)])
+        server, server_scope = await world.start(serve_scene, scene, [network.listen(HOST, port)])
         async with trio.open_nursery() as faults:
             faults.start_soon(_disturb, scene, chaos, network)
-            await scene.run_client("ws://server/", chaos)
+            await scene.run_client(url(plan), chaos)
             faults.cancel_scope.cancel()
         if plan.server_drains:
             scene.story.drained_at = trio.current_time()

@@ -82,6 +82,7 @@ def _plan(codec: Literal["raw", "json", "msgpack"]) -> Plan:
     return attrs.evolve(
         plan,
         codec=codec,
+        carrier="direct",
         senders=tuple(attrs.evolve(sender, lasts_s=math.inf) for sender in talk),
         # One link is closed by the server's handler.
         peers=(*peers[:2], attrs.evolve(peers[2], lasts_s=0.1, ends="return"), *peers[3:]),

@@ -90,6 +90,9 @@ class Entry(msgspec.Struct, eq=False, gc=False):
     #: Where it is queued, for `Lanes` alone.
     place: Any = None
 
+    def __repr__(self) -> str:
+        return f"<Entry of {len(self.data)} bytes: {self.outcome or 'pending'}>"
+
     def settle(self, outcome: Outcome) -> None:
         """Set the outcome; the first one stays."""
         if self.outcome is None:
@@ -105,6 +108,11 @@ class _Place(msgspec.Struct, eq=False, gc=False):
     booked: bool = False
 
 
+#: What a lane has before its first message: a deque takes 760 bytes, and most
+#: of many connections are idle.
+_NO_PLACES: Final[deque[_Place]] = deque(maxlen=0)
+
+
 class _Lane:
     """One deque of places and what is in it. `count` and `bytes` include the durable."""
 
@@ -113,8 +121,13 @@ class _Lane:
     def __init__(self, priority: Priority) -> None:
         self.priority = priority
         self.patience_s = PATIENCE_S[priority]
-        self.places: deque[_Place] = deque()
+        self.places = _NO_PLACES
         self.count = self.bytes = self.durables = self.durable_bytes = 0
+
+    def append(self, place: _Place) -> None:
+        if self.places is _NO_PLACES:
+            self.places = deque()
+        self.places.append(place)
 
     def tidy(self) -> None:
         """Drop empty places: those at the head, and all when they are the most."""
@@ -204,7 +217,7 @@ class Lanes:
         lane = self._lanes[entry.priority]
         online = now - self._clock if self._online else self._clock
         entry.place = place = _Place(entry, lane, online + lane.patience_s)
-        lane.places.append(place)
+        lane.append(place)
         lane.count += 1
         lane.bytes += size
         self._count += 1
@@ -334,7 +347,7 @@ class Lanes:
         if place is None:
             online = now - self._clock if self._online else self._clock
             place = _Place(entry, lane, online + lane.patience_s)
-            lane.places.append(place)
+            lane.append(place)
         self._seat(entry, place, len(entry.data))
         for victim in victims:
             self._settle(victim, dropped("evicted"))

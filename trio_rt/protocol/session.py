@@ -18,7 +18,7 @@ sent. `now` is always seconds on the same monotonic clock.
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, Final
@@ -64,7 +64,7 @@ class Session:
         self._decode = decode
         self._rate = _Rate(outbox.rate_per_s)
         self._beat: Heartbeat | None = None
-        self._flight: deque[Entry] = deque()
+        self._flight: list[Entry] = []
         self._written = 0
         self._arriving: Iterator[tuple[Message[Any], int]] = iter(())
         self._refused: tuple[Message[Any], int] | None = None
@@ -146,8 +146,9 @@ class Session:
         self.linked = False
         self._beat = None
         self.lanes.go_offline(now)
-        while self._flight:
-            self._settle(self._flight.popleft(), INDETERMINATE)
+        flight, self._flight = self._flight, []
+        for entry in flight:
+            self._settle(entry, INDETERMINATE)
 
     def interrupted(self, cause: Exception | None) -> None:
         """A later link to a plain server: nobody knows what was missed."""
@@ -156,13 +157,15 @@ class Session:
 
     def written(self, count: int) -> None:
         """The kernel has taken `count` messages of this link wholly."""
-        flight = self._flight
-        sends = count - self._written
-        for _ in range(count - self._written):
-            entry = flight.popleft()
+        new = count - self._written
+        if not new:
+            return
+        sends = new
+        for entry in self._flight[:new]:
             entry.settle(WRITTEN)
             if type(entry) is Heartbeat:
                 sends -= 1
+        del self._flight[:new]
         self._written = count
         if sends:
             self.outcomes[WRITTEN] += sends

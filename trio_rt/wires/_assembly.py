@@ -9,7 +9,6 @@ breaks a rule or a limit fails the connection before its payload is awaited.
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Final
 
 from websockets.exceptions import PayloadTooBig, ProtocolError
@@ -84,7 +83,7 @@ class Assembly:
 
         self.pongs = 0
         #: Payloads of pings not answered yet.
-        self.pings: deque[bytes] = deque(maxlen=PONGS_PER_READ)
+        self.pings: list[bytes] = []
         #: How the link ended, once it has; what follows is discarded.
         self.ended: LinkClosed | None = None
 
@@ -149,6 +148,7 @@ class Assembly:
             payload = apply_mask(payload, header.mask)
         if header.opcode == PING:
             self.pings.append(payload)
+            del self.pings[:-PONGS_PER_READ]
         elif header.opcode == PONG:
             self.pongs += 1
         else:
