@@ -46,8 +46,10 @@ class Served(Endpoint):
         self._wire = accepted.wire
         self._link: Link
         self._close_timeout_s: float
-        self._gone = trio.Event()
         self._closing = False
+        #: Whether the handler has come to its end, and whether the link has.
+        self._handled = False
+        self._gone = False
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin to close: no more sends are taken; what is queued is sent first.
@@ -57,7 +59,7 @@ class Served(Endpoint):
         `close_timeout_s` to return. Does not wait; idempotent.
         """
         _check_close(code, reason)
-        if not self._closing and not self._gone.is_set():
+        if not self._closing and not self._gone:
             self._closing = True
             self._link.close_with = (code, reason)
             self._link.close_by = trio.current_time() + self._close_timeout_s
@@ -73,21 +75,39 @@ class Served(Endpoint):
     ) -> None:
         """Run the link and the handler to the end of both. For the server alone."""
         self._close_timeout_s = close_timeout_s
-        scope = trio.CancelScope()
-        self._link = Link(self._wire, self._mailbox, pulse, self._heartbeat_maker)
+        self._link = link = Link(self._wire, self._mailbox, pulse, self._heartbeat_maker)
         async with trio.open_nursery() as nursery:
             self._mailbox.spawn = nursery.start_soon
-            await nursery.start(self._run_link, beats, scope)
-            code = 1000
+            # Its first step comes after that of the link, which is then open.
+            nursery.start_soon(self._handle, handler, nursery.cancel_scope)
+            if pulse is not None:
+                beats.add(link)
             try:
-                with scope:
-                    await handler(self)
-            except* Exception as errors:
-                code = 1011
-                self._report(errors)
-            self.close(code)
-            await self._gone.wait()
-            nursery.cancel_scope.cancel()
+                await link.run(_nothing, beats=False)
+            finally:
+                self._end(nursery.cancel_scope)
+
+    def _end(self, scope: trio.CancelScope) -> None:
+        """The link is over; the handler, if it still runs, may outlive it a little."""
+        self._gone = True
+        self._mailbox.close()
+        self._session.end()
+        self._mailbox.moved()
+        scope.deadline = trio.current_time() + (0 if self._handled else self._close_timeout_s)
+
+    async def _handle(
+        self, handler: Callable[[Any], Awaitable[object]], scope: trio.CancelScope
+    ) -> None:
+        code = 1000
+        try:
+            await handler(self)
+        except* Exception as errors:
+            code = 1011
+            self._report(errors)
+        self._handled = True
+        self.close(code)
+        if self._gone:
+            scope.cancel()
 
     def _report(self, errors: ExceptionGroup[Exception]) -> None:
         # A handler that finds out by its next call that its client is gone, or
@@ -102,29 +122,6 @@ class Served(Endpoint):
         with trio.move_on_at(self._link.close_by):
             await self._mailbox.wait_drained()
         self._link.scope.cancel()
-
-    async def _run_link(
-        self,
-        beats: Beats,
-        handler_scope: trio.CancelScope,
-        *,
-        task_status: trio.TaskStatus[None],
-    ) -> None:
-        link = self._link
-
-        def opened() -> None:
-            if link.pulse is not None:
-                beats.add(link)
-            task_status.started()
-
-        try:
-            await link.run(opened, beats=False)
-        finally:
-            self._mailbox.close()
-            self._session.end()
-            self._mailbox.moved()
-            handler_scope.deadline = trio.current_time() + self._close_timeout_s
-            self._gone.set()
 
 
 class Peer(EnvelopeVerbs, Served):
@@ -156,3 +153,7 @@ def _check_close(code: int, reason: str) -> None:
         raise OptionError("reason", "must be text that UTF-8 can encode", reason) from None
     if size > REASON_BYTES:
         raise OptionError("reason", f"must be at most {REASON_BYTES} bytes", reason)
+
+
+def _nothing() -> None:
+    pass

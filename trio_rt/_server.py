@@ -3,8 +3,9 @@
     serve                one nursery
     ├─ listeners         accept; each connection becomes a task
     ├─ beats             one heartbeat task for all peers
-    └─ a peer            the connection's own task runs the handler
-       └─ link.run       reads; a writer joins it when it is first needed
+    └─ a peer            the connection's own task reads
+       ├─ handle          runs the handler
+       └─ write           joins when it is first needed
 
 A peer's trouble is its own: whatever a stranger sends, or a handler raises,
 ends that peer and nobody else. A handler outlives its link a little: when the
@@ -17,8 +18,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, Literal, TypeAlias, overload
 
 import attrs
@@ -141,9 +141,14 @@ class Server:
             stream = direct_stream(stream)
             if self._is_full(remote):
                 await self._turn_away(stream, remote)
-            else:
-                with self._counted(remote):
-                    await self._serve_client(stream)
+                return
+            self._count(remote, 1)
+            try:
+                peer = await self._let_in(stream)
+                if peer is not None:
+                    await self._run(peer)
+            finally:
+                self._count(remote, -1)
         except Exception:
             logger.exception("%s: a fault of the server itself", remote)
 
@@ -153,20 +158,14 @@ class Server:
             remote is not None and self._open_by_address[remote] >= limits.connections_per_address
         )
 
-    @contextmanager
-    def _counted(self, remote: str | None) -> Iterator[None]:
-        self._open += 1
-        self._open_by_address[remote] += 1
-        try:
-            yield
-        finally:
-            self._open -= 1
-            self._open_by_address[remote] -= 1
-            if not self._open_by_address[remote]:
-                del self._open_by_address[remote]
-            if not self._open:
-                self._quiet.set()
-                self._quiet = trio.Event()
+    def _count(self, remote: str | None, change: int) -> None:
+        self._open += change
+        self._open_by_address[remote] += change
+        if not self._open_by_address[remote]:
+            del self._open_by_address[remote]
+        if not self._open:
+            self._quiet.set()
+            self._quiet = trio.Event()
 
     async def _turn_away(self, stream: trio.abc.Stream, remote: str | None) -> None:
         # Not counted as open, or those that are refused would keep others out.
@@ -182,7 +181,8 @@ class Server:
             self._refusals -= 1
             await trio.aclose_forcefully(stream)
 
-    async def _serve_client(self, stream: trio.abc.Stream) -> None:
+    async def _let_in(self, stream: trio.abc.Stream) -> Served | None:
+        """The peer at the other end of `stream`; None for one that was sent away."""
         settings = self._settings
         if settings.ssl_context is not None:
             stream = TlsStream(stream, settings.ssl_context, server_side=True)
@@ -195,17 +195,18 @@ class Server:
             max_message_bytes=settings.inbox.message_bytes,
         )
         if accepted is None:
-            return
+            return None
         if self._drains_over_s is not None:
             with trio.move_on_after(settings.close_timeout_s):
                 await accepted.wire.close(1012, _advice(self._drains_over_s))
-            return
-        peer: Served
+            return None
         if settings.codec is None:
-            peer = RawPeer(accepted, settings.outbox, settings.inbox)
-        else:
-            beats = settings.liveness is not None and settings.liveness.beat == "both"
-            peer = Peer(accepted, settings.codec, settings.outbox, settings.inbox, beats)
+            return RawPeer(accepted, settings.outbox, settings.inbox)
+        beats = settings.liveness is not None and settings.liveness.beat == "both"
+        return Peer(accepted, settings.codec, settings.outbox, settings.inbox, beats)
+
+    async def _run(self, peer: Served) -> None:
+        settings = self._settings
         self._peers.add(peer)
         try:
             await peer.run(settings.handler, self._pulse(), self._beats, settings.close_timeout_s)

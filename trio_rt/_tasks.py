@@ -202,6 +202,7 @@ class Link:
         pulse = self.pulse
         assert pulse is not None
         now = trio.current_time()
+        pulse.heard(self.wire.heard_at)
         match pulse.tick(now, ambient().wall_s()):
             case Beat.PING:
                 self._ping()
@@ -211,6 +212,7 @@ class Link:
                 # the program has just blocked the loop for a minute.
                 await trio.lowlevel.checkpoint()
                 self.heard()
+                pulse.heard(self.wire.heard_at)
                 silent_s = pulse.verdict(now)
                 if silent_s is not None:
                     self.fail(LinkDead(silent_s))

@@ -9,6 +9,7 @@ for the next send or flush.
 
 from __future__ import annotations
 
+import math
 import ssl
 from typing import Final
 
@@ -56,6 +57,8 @@ class TlsStream(trio.abc.Stream):
         self._receiving = False
         self._broken = False
         self._closed = False
+        #: When ciphertext came last, on trio's clock, be it part of a record.
+        self.heard_at = -math.inf
 
     @property
     def ssl_object(self) -> ssl.SSLObject:
@@ -157,6 +160,7 @@ class TlsStream(trio.abc.Stream):
         if not data:
             raise trio.BrokenResourceError("the connection ended without a TLS close_notify")
         self._incoming.write(data)
+        self.heard_at = trio.current_time()
 
     async def do_handshake(self) -> None:
         """Shake hands. A bad certificate is an `ssl.SSLCertVerificationError`, chained."""

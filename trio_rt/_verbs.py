@@ -24,7 +24,6 @@ from .errors import Offline, OptionError, PayloadError
 from .message import Gap, Malformed, Message, Outcome, Priority, Reset, dropped
 from .options import InboxLimits, OnFull, OutboxLimits, check_number
 from .protocol.codec import Codec, Meta, decode_raw, encode_raw, payload_reader
-from .protocol.lanes import Entry
 from .protocol.session import Heartbeat, Session
 
 __all__ = ["Endpoint", "EnvelopeVerbs", "RawVerbs", "Sender", "Statistics", "WhenOffline"]
@@ -72,6 +71,7 @@ class Endpoint:
     def __init__(self, session: Session, outbox: OutboxLimits) -> None:
         self._session = session
         self._mailbox = Mailbox(session)
+        self._take_back = self._mailbox.withdraw
         # What is larger than the whole outbox would wait for room for ever.
         self._message_bytes = min(outbox.message_bytes, outbox.total_bytes)
         self._pace = Pace()
@@ -156,11 +156,8 @@ class Endpoint:
             None,
             None,
             id,
-            self._withdraw,
+            self._take_back,
         )
-
-    def _withdraw(self, entry: Entry) -> bool:
-        return self._mailbox.withdraw(entry)
 
     def _offline(self, delivery: Delivery, when_offline: WhenOffline) -> bool:
         """Whether the link is down and `delivery` will not wait for it."""
@@ -180,11 +177,6 @@ class Endpoint:
             await trio.lowlevel.checkpoint_if_cancelled()
         if when_offline == "queue" or not self._offline(delivery, when_offline):
             await self._mailbox.put(delivery)
-        return delivery
-
-    def _put_nowait(self, delivery: Delivery, when_offline: WhenOffline) -> Delivery:
-        if when_offline == "queue" or not self._offline(delivery, when_offline):
-            self._mailbox.put_nowait(delivery)
         return delivery
 
     async def _deliver(self, delivery: Delivery) -> None:
@@ -250,7 +242,9 @@ class EnvelopeVerbs(Endpoint):
     ) -> Delivery:
         """As `send`, but raises `trio.WouldBlock` (not accepted) where that would wait."""
         delivery = self._encode(type, payload, priority, key, order, ttl_s, when_offline)
-        return self._put_nowait(delivery, when_offline)
+        if when_offline == "queue" or not self._offline(delivery, when_offline):
+            self._mailbox.put_nowait(delivery)
+        return delivery
 
     async def deliver(
         self,
@@ -368,7 +362,8 @@ class EnvelopeVerbs(Endpoint):
         self._ids += 1
         id = f"{self._id_prefix}{self._ids}"
         codec = self._codec
-        data = codec.encode(type, payload, Meta(id, int(self._ambient.wall_s() * 1000), priority, key))
+        meta = Meta(id, int(self._ambient.wall_s() * 1000), priority, key)
+        data = codec.encode(type, payload, meta)
         return self._delivery(id, data, codec.binary, priority, key, order, ttl_s, when_offline)
 
     def _heartbeat(self) -> Heartbeat:
@@ -417,7 +412,9 @@ class RawVerbs(Endpoint):
         """As `send`, but raises `trio.WouldBlock` (not accepted) where that would wait."""
         encoded, binary = encode_raw(data)
         delivery = self._delivery("", encoded, binary, priority, key, order, ttl_s, when_offline)
-        return self._put_nowait(delivery, when_offline)
+        if when_offline == "queue" or not self._offline(delivery, when_offline):
+            self._mailbox.put_nowait(delivery)
+        return delivery
 
     async def deliver(
         self,

@@ -52,7 +52,8 @@ async def main() -> None:
         listener = network.listen("server", 80)
         server: trio_rt.Server = await nursery.start(trio_rt.serve_listeners, handler, [listener])
         async with trio_rt.connect("ws://server", open_stream=network.open_stream) as conn:
-            nursery.start_soon(log_states, conn.watch_states())
+            states = conn.watch_states()
+            nursery.start_soon(log_states, states)  # ends with the connection
             await conn.wait_connected()
             network.cut()
             await trio.sleep(2)

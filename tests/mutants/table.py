@@ -108,7 +108,9 @@ MUTANTS: Final = (
     Mutant(
         "verdict without the empty read",
         "trio_rt/_tasks.py",
-        "                await trio.lowlevel.checkpoint()\n                self.heard()\n",
+        "                await trio.lowlevel.checkpoint()\n"
+        "                self.heard()\n"
+        "                pulse.heard(self.wire.heard_at)\n",
         "",
     ),
     Mutant(
@@ -124,6 +126,13 @@ MUTANTS: Final = (
         "trio_rt/protocol/pulse.py",
         "return min(self._next_event(), self._now + min(self._interval_s, CLOCK_CHECK_S))",
         "return min(self._next_event(), self._now + CLOCK_CHECK_S)",
+    ),
+    Mutant(
+        "a part of a TLS record is no life",
+        "trio_rt/_tls.py",
+        "        self.heard_at = trio.current_time()\n",
+        "",
+        ("sweep 330:440",),
     ),
     Mutant(
         "pongs wait for a message",
@@ -169,6 +178,13 @@ MUTANTS: Final = (
         "        self._mailbox.close()\n        self._nudge.wake()\n",
         "        self._mailbox.close()\n",
         ("tests/test_connection.py",),
+    ),
+    Mutant(
+        "sends are taken after the body's end",
+        "trio_rt/_connection.py",
+        "            conn._mailbox.close()  # from here on, nothing new can be started\n",
+        "",
+        ("sweep 2043",),
     ),
     # P8: dials
     Mutant(

@@ -160,10 +160,13 @@ class _EnvelopeCodec:
         if timestamp.__class__ is float:
             timestamp = _timestamp(timestamp)
         id = found.id
+        payload = found.payload
+        if payload is _ABSENT or len(data) > PINNED_BYTES:
+            payload = self._unpinned(payload, data)
         return (
             Message(
                 found.type,
-                self._unpinned(found.payload, data),
+                payload,
                 id if id.__class__ is str else _id(id),
                 timestamp,  # type: ignore[arg-type]
                 _PRIORITIES.get(found.priority, Priority.NORMAL),
@@ -198,7 +201,7 @@ class _EnvelopeCodec:
     def _unpinned(self, payload: msgspec.Raw, data: str | bytes) -> msgspec.Raw:
         if payload is _ABSENT:
             return self._null
-        if len(data) > PINNED_BYTES and 2 * memoryview(payload).nbytes < len(data):
+        if 2 * memoryview(payload).nbytes < len(data):
             return payload.copy()
         return payload
 

@@ -91,8 +91,9 @@ class Pulse:
         self.latency_s: float | None = None
 
     def heard(self, now: float) -> None:
-        """Bytes came in, any bytes."""
-        self._heard_at = now
+        """Bytes came in, any bytes; this may be told late."""
+        if now > self._heard_at:
+            self._heard_at = now
 
     def pong(self, now: float) -> None:
         """A pong came in. One that nobody asked for tells nothing."""

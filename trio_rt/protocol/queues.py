@@ -20,6 +20,8 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import Any, Final
 
+import msgspec
+
 from ..errors import DecodeError, OptionError, StreamOverflow
 from ..message import Gap, Item, Malformed, Message, Reset
 from ..options import Conflate, OnFull
@@ -32,7 +34,17 @@ Reader = Callable[[Any], Any]
 _MARK: Final = -1
 
 #: An item, its size in bytes (or `_MARK`), and its key in a conflating queue.
-_Cell = list[Any]
+
+
+class _Cell(msgspec.Struct, eq=False, gc=False):
+    """An item, its size in bytes or `_MARK`, and its key in a conflating queue.
+
+    A struct that the collector does not look at: there are as many as messages.
+    """
+
+    item: Any
+    size: int
+    key: Hashable = None
 
 
 class Queue:
@@ -131,7 +143,7 @@ class Queue:
 
     def put(self, item: Any, size: int) -> None:
         """Append a message. Raises `DecodeError` where its key cannot be found."""
-        self._cells.append([item, size])
+        self._cells.append(_Cell(item, size))
         self.messages += 1
         self.total_bytes += size
         self.delivered += 1
@@ -140,21 +152,21 @@ class Queue:
 
     def put_gap(self, count: int) -> None:
         cells = self._cells
-        if cells and type(cells[-1][0]) is Gap:
-            count += cells.pop()[0].count
-        cells.append([Gap(count), _MARK])
+        if cells and type(cells[-1].item) is Gap:
+            count += cells.pop().item.count
+        cells.append(_Cell(Gap(count), _MARK))
         self._notify()
 
     def put_reset(self, reset: Reset) -> None:
         cells = self._cells
-        while cells and cells[-1][1] == _MARK:
+        while cells and cells[-1].size == _MARK:
             cells.pop()
-        cells.append([reset, _MARK])
+        cells.append(_Cell(reset, _MARK))
         self._notify()
 
     def drain(self) -> list[tuple[Any, int]]:
         """All items, with their sizes; afterwards it is empty."""
-        items = [(item, size) for item, size, *_ in self._cells]
+        items = [(cell.item, cell.size) for cell in self._cells]
         self._clear()
         return items
 
@@ -175,7 +187,7 @@ class Queue:
     def _append(self, cell: _Cell) -> None:
         self._cells.append(cell)
         self.messages += 1
-        self.total_bytes += cell[1]
+        self.total_bytes += cell.size
         self.delivered += 1
         if self.wake is not None:
             self._notify()
@@ -191,11 +203,11 @@ class Queue:
 
     def _shift(self) -> Any:
         cell = self._cells.popleft()
-        size = cell[1]
+        size = cell.size
         if size != _MARK:
             self.messages -= 1
             self.total_bytes -= size
-        return cell[0]
+        return cell.item
 
     def _drop_oldest(self) -> None:
         reset, gap = self._shift_marks()
@@ -207,8 +219,8 @@ class Queue:
         """Take the marks off the head."""
         reset, gap = None, 0
         cells = self._cells
-        while cells and cells[0][1] == _MARK:
-            mark = cells.popleft()[0]
+        while cells and cells[0].size == _MARK:
+            mark = cells.popleft().item
             if type(mark) is Gap:
                 gap = mark.count
             else:
@@ -223,9 +235,9 @@ class Queue:
         else:
             gap += more
         if gap:
-            self._cells.appendleft([Gap(gap), _MARK])
+            self._cells.appendleft(_Cell(Gap(gap), _MARK))
         if reset is not None:
-            self._cells.appendleft([reset, _MARK])
+            self._cells.appendleft(_Cell(reset, _MARK))
 
 
 class OldestGoes(Queue):
@@ -287,13 +299,13 @@ class Conflating(OldestGoes):
             self._replace(old, item, size)
             return
         super().make_room(size)
-        cell = [item, size, key]
+        cell = _Cell(item, size, key)
         self._by_key[key] = cell
         self._append(cell)
 
     def _replace(self, cell: _Cell, item: Any, size: int) -> None:
-        self.total_bytes += size - cell[1]
-        cell[0], cell[1] = item, size
+        self.total_bytes += size - cell.size
+        cell.item, cell.size = item, size
         self.delivered += 1
         while self.total_bytes > self._room_bytes and self.messages > 1:
             self._drop_oldest_but(cell)
@@ -319,8 +331,8 @@ class Conflating(OldestGoes):
 
     def _shift(self) -> Any:
         cell = self._cells[0]
-        if cell[1] != _MARK and self._by_key.get(cell[2]) is cell:
-            del self._by_key[cell[2]]
+        if cell.size != _MARK and self._by_key.get(cell.key) is cell:
+            del self._by_key[cell.key]
         return super()._shift()
 
 

@@ -37,6 +37,13 @@ class Wire(Protocol):
         """Bytes received so far, parts of frames included."""
 
     @property
+    def heard_at(self) -> float:
+        """When bytes came that `bytes_in` may not have yet: a part of a TLS record.
+
+        On trio's clock; -inf where no bytes can be kept back so.
+        """
+
+    @property
     def bytes_out(self) -> int:
         """Bytes that the kernel took so far."""
 

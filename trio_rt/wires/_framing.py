@@ -59,10 +59,13 @@ def _head(first: int, size: int, mask_bit: int) -> bytes:
     return struct.pack("!BBQ", first, mask_bit | _LONG, size)
 
 
-# The headers of short unfragmented messages, by [masked][binary][size].
+#: Sizes below this have their header in a table: most messages, for 100 kB.
+_COMMON: Final = 512
+
+# The headers of unfragmented messages of common sizes, by [masked][binary][size].
 _HEADS: Final = tuple(
     tuple(
-        tuple(_head(_FIN | opcode, size, mask_bit) for size in range(_SHORT))
+        tuple(_head(_FIN | opcode, size, mask_bit) for size in range(_COMMON))
         for opcode in (TEXT, BINARY)
     )
     for mask_bit in (0, _MASKED)
@@ -96,7 +99,7 @@ def _plain_messages(batch: Sequence[Frame]) -> list[bytes]:
     for message in batch:
         data, binary = message.data, message.binary
         size = len(data)
-        if size < _SHORT:
+        if size < _COMMON:
             frames.append(heads[binary][size] + data)
         else:
             frames.append(_head(_FIN | (BINARY if binary else TEXT), size, 0) + data)
@@ -113,7 +116,7 @@ def _masked_messages(batch: Sequence[Frame]) -> list[bytes]:
         mask = masks[at : at + 4]
         at += 4
         size = len(data)
-        if size < _SHORT:
+        if size < _COMMON:
             frames.append(heads[binary][size] + mask + xor(data, mask))
         else:
             head = _head(_FIN | (BINARY if binary else TEXT), size, _MASKED)

@@ -112,6 +112,10 @@ class WebSocketsWire:
         return self._assembly.pongs
 
     @property
+    def heard_at(self) -> float:
+        return getattr(self._stream, "heard_at", -math.inf)
+
+    @property
     def bytes_out(self) -> int:
         return self._outlet.taken
 
