@@ -206,7 +206,7 @@ async def test_open_timeout() -> None:
     """`open_timeout_s` bounds each attempt."""
     async with open_world() as world:
         world.network.black_hole("server")
-        async with world.connect(open_timeout_s=1, reconnect=Reconnect(first_s=0, cap_s=0)):
+        async with world.connect(open_timeout_s=1, reconnect=Reconnect(first_s=0, cap_s=0.01)):
             await trio.sleep(10.5)
         assert 10 <= world.network.statistics().dials <= 11
 

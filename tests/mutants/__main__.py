@@ -20,6 +20,9 @@ ROOT: Final = Path(__file__).parents[2]
 #: Real seconds for one run of tests. A mutant may well make them hang.
 LIMIT_S: Final = 120.0
 
+#: What is shown of a failure.
+CHARACTERS: Final = 150
+
 Verdict: TypeAlias = Literal["killed", "hung", "SURVIVED", "STALE", "BROKEN"]
 
 #: Compiled modules are told apart by their second and size: a mutant may share both.
@@ -37,28 +40,39 @@ def _command(test: str) -> list[str]:
     return [sys.executable, "-m", "pytest", *flags, test]
 
 
-def _run(tree: Path, tests: Iterable[str]) -> Verdict:
-    """Run tests until one fails."""
+def _run(tree: Path, tests: Iterable[str]) -> tuple[Verdict, str]:
+    """Run tests until one fails; the verdict, and what has noticed the mutant."""
     for test in tests:
         try:
             done = subprocess.run(
-                _command(test), cwd=tree, env=ENV, capture_output=True, timeout=LIMIT_S
+                _command(test), cwd=tree, env=ENV, capture_output=True, text=True, timeout=LIMIT_S
             )
         except subprocess.TimeoutExpired:
-            return "hung"
-        if done.returncode == FAILED and b"Traceback" not in done.stderr:
-            return "killed"
+            return "hung", test
+        if done.returncode == FAILED and "Traceback" not in done.stderr:
+            return "killed", _witness(done.stdout)
         if done.returncode:
-            return "BROKEN"
-    return "SURVIVED"
+            return "BROKEN", done.stderr[-CHARACTERS:]
+    return "SURVIVED", ""
 
 
-def judge(tree: Path, mutant: Mutant) -> Verdict:
+def _witness(output: str) -> str:
+    """The first breach of a sweep, or the first failure of pytest."""
+    lines = output.splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("seed "):
+            return f"{line.partition(';')[0]}: {lines[number + 1].strip()}"[:CHARACTERS]
+        if line.startswith(("FAILED ", "ERROR ")):
+            return line[:CHARACTERS]
+    return ""
+
+
+def judge(tree: Path, mutant: Mutant) -> tuple[Verdict, str]:
     """Apply `mutant` to the copy in `tree`, run its tests, and take it back."""
     path = tree / mutant.file
     text = path.read_text()
     if text.count(mutant.old) != 1:
-        return "STALE"
+        return "STALE", f"{text.count(mutant.old)} places in {mutant.file}"
     path.write_text(text.replace(mutant.old, mutant.new))
     try:
         return _run(tree, mutant.tests)
@@ -85,15 +99,16 @@ def main() -> int:
         tree = Path(name)
         _copy(tree)
         tests = sorted({test for mutant in chosen for test in mutant.tests})
-        if _run(tree, tests) != "SURVIVED":
-            print("the tests fail without any mutant")
+        verdict, why = _run(tree, tests)
+        if verdict != "SURVIVED":
+            print(f"the tests fail without any mutant: {why}")
             return 1
         for mutant in chosen:
             began = time.perf_counter()
-            verdict = judge(tree, mutant)
+            verdict, why = judge(tree, mutant)
             bad += verdict not in ("killed", "hung")
             spent_s = time.perf_counter() - began
-            print(f"{verdict:9} {spent_s:5.1f} s  {mutant.name}  ({mutant.file})", flush=True)
+            print(f"{verdict:9} {spent_s:5.1f} s  {mutant.name}\n{'':19}{why}", flush=True)
     print(f"{len(chosen)} mutants, {bad} not noticed")
     return 1 if bad else 0
 

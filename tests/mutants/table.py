@@ -56,10 +56,8 @@ MUTANTS: Final = (
     Mutant(
         "resend after indeterminate",
         "trio_rt/protocol/session.py",
-        "            self._settle(self._flight.popleft(), INDETERMINATE)\n",
-        "            entry = self._flight.popleft()\n"
-        "            self._settle(entry, INDETERMINATE)\n"
-        "            self.lanes.offer(entry, now)\n",
+        "            self._settle(entry, INDETERMINATE)\n",
+        "            self._settle(entry, INDETERMINATE)\n            self.lanes.offer(entry, now)\n",
     ),
     Mutant(
         "written when handed to the wire",
@@ -175,8 +173,8 @@ MUTANTS: Final = (
     Mutant(
         "draining waits for the backoff",
         "trio_rt/_connection.py",
-        "        self._mailbox.close()\n        self._nudge.wake()\n",
-        "        self._mailbox.close()\n",
+        "        self._route.hurry()\n        self._nudge.wake()\n",
+        "        self._route.hurry()\n",
         ("tests/test_connection.py",),
     ),
     Mutant(
@@ -230,8 +228,8 @@ MUTANTS: Final = (
     Mutant(
         "Gap in the wrong place",
         "trio_rt/protocol/queues.py",
-        "        cells.append([Gap(count), _MARK])\n",
-        "        cells.appendleft([Gap(count), _MARK])\n",
+        "        cells.append(_Cell(Gap(count), _MARK))\n",
+        "        cells.appendleft(_Cell(Gap(count), _MARK))\n",
     ),
     Mutant(
         "a gap that counts one too few",
@@ -244,6 +242,7 @@ MUTANTS: Final = (
         "trio_rt/protocol/queues.py",
         "            messages > 0 and self.total_bytes + size > self._room_bytes\n",
         "            messages > 0 and self.total_bytes + size > 1e9\n",
+        ("sweep 0:500",),
     ),
     # P10: what leaves
     Mutant(

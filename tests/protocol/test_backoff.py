@@ -67,11 +67,6 @@ def test_no_hot_loop_from_zero() -> None:
     assert found == pytest.approx([0.0, 0.1, 0.2, 0.4])
 
 
-def test_a_cap_of_zero_is_obeyed() -> None:
-    """Who asks for no delay at all gets it."""
-    assert bounds(Reconnect(first_s=0.0, cap_s=0.0), 3) == [0.0, 0.0, 0.0]
-
-
 def test_no_advice() -> None:
     """Without advice the delay is the delay, and nothing is drawn."""
     recorder = Recorder()
