@@ -589,6 +589,30 @@ async def test_a_message_expires_while_it_is_queued() -> None:
         assert "news" not in await stranger.read_all()
 
 
+@pytest.mark.parametrize("handler_first", [True, False])
+@virtual
+async def test_nothing_of_a_peer_outlives_link_and_handler(handler_first: bool) -> None:
+    """With both at their end it is over at once, though it had messages that may expire."""
+
+    async def handler(peer: RawPeer) -> None:
+        for _ in range(3):
+            peer.send_nowait("news", ttl_s=1000)
+        if not handler_first:
+            with peer.subscribe() as stream:
+                async for _ in stream:
+                    pass
+
+    async with open_site(handler, codec="raw") as site:
+        stranger = await site.enter()
+        if handler_first:
+            await stranger.read_all()
+        else:
+            await trio.sleep(1)
+            await stranger.close()
+        await trio.sleep(0.1)
+        assert site.server.connections == 0
+
+
 @virtual
 async def test_statistics_of_a_live_peer() -> None:
     """They count what came and went, and tell the round trip of the last ping."""

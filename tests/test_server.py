@@ -379,6 +379,9 @@ async def test_the_limit_on_connections_of_one_address() -> None:
             assert await again.shake() == 101
             for stranger in (strangers[1], third, other, again):
                 await stranger.aclose()
+            while server.connections:
+                await trio.sleep(0.01)
+            assert not server._open_by_address  # or every address there is would end up in it
             nursery.cancel_scope.cancel()
 
 

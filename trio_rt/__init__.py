@@ -9,7 +9,7 @@ General layout, from the bottom up; a module imports only from lower layers:
     delivery, _subscription,       the faces of lanes and inbox in trio
     _mailbox, _states
     _tasks, _dial, _accept         one link: its tasks, and how it comes to be
-    _verbs                         what a connection and a server's peer can do alike
+    _endpoint, _verbs              what a connection and a server's peer can do alike
     _connection, _connect          connect()
     _peer, _server                 serve()
     testing/                       a virtual network to run programs in
@@ -21,13 +21,14 @@ from ._accept import AcceptHook
 from ._connect import connect
 from ._connection import Connection, RawConnection
 from ._dial import OpenStream
+from ._endpoint import Statistics
 from ._handshake import Handshake
 from ._hooks import Attempt, Credentials, Greeting
 from ._peer import Peer, RawPeer
 from ._server import Server, serve, serve_listeners
 from ._states import StateStream
 from ._subscription import Stream
-from ._verbs import Sender, Statistics
+from ._verbs import Sender
 from .delivery import Delivery
 from .errors import (
     AttemptsExhausted,

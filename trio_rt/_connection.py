@@ -29,10 +29,11 @@ import trio
 
 from ._ambient import ambient
 from ._dial import DialOptions, dial
+from ._endpoint import Endpoint
 from ._hooks import Attempt, Granted, Hooks, hook_failed
 from ._states import StateBoard, StateStream
 from ._tasks import Link
-from ._verbs import Endpoint, EnvelopeVerbs, RawVerbs
+from ._verbs import EnvelopeVerbs, RawVerbs
 from ._waker import Waker
 from .errors import ConnectionFailed, DialError, LinkError, OptionError
 from .message import WITHDRAWN

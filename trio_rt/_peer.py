@@ -10,9 +10,10 @@ import trio
 
 from ._accept import Accepted
 from ._beats import Beats
+from ._endpoint import Endpoint
 from ._handshake import Handshake
 from ._tasks import Link
-from ._verbs import Endpoint, EnvelopeVerbs, RawVerbs
+from ._verbs import EnvelopeVerbs, RawVerbs
 from .errors import OptionError, Undelivered
 from .options import InboxLimits, OutboxLimits
 from .protocol.codec import Codec

@@ -77,7 +77,7 @@ class Server:
         self._open = 0
         self._open_by_address: Counter[str | None] = Counter()
         self._refusals = 0
-        self._peers: set[Served] = set()
+        self._peers: dict[Served, None] = {}  # a set has no order, and drains in none
         self._beats = Beats()
         self._listening = trio.CancelScope()
         self._drains_over_s: float | None = None
@@ -207,11 +207,11 @@ class Server:
 
     async def _run(self, peer: Served) -> None:
         settings = self._settings
-        self._peers.add(peer)
+        self._peers[peer] = None
         try:
             await peer.run(settings.handler, self._pulse(), self._beats, settings.close_timeout_s)
         finally:
-            self._peers.discard(peer)
+            del self._peers[peer]
 
     def _pulse(self) -> Pulse | None:
         liveness = self._settings.liveness

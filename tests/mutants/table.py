@@ -84,7 +84,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a cancelled deliver is not withdrawn",
-        "trio_rt/_verbs.py",
+        "trio_rt/_endpoint.py",
         "            delivery.withdraw()\n            raise\n",
         "            raise\n",
     ),

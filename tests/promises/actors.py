@@ -10,10 +10,10 @@ import trio
 from trio_rt import Conflate, Message, Offline, PayloadError, StreamOverflow, Undelivered
 from trio_rt.outcome import WRITTEN
 
-from .plans import TAP, Plan, Reading, Send, Sender
+from .plans import Plan, Reading, Send, Sender
 from .records import Reader, Sent, Side
 
-__all__ = ["open_readers", "read", "run_sender", "say"]
+__all__ = ["open_reader", "read", "read_later", "run_sender", "say"]
 
 #: What a sending verb may raise without having accepted anything.
 REFUSALS: Final = (Offline, PayloadError, trio.WouldBlock, trio.ClosedResourceError)
@@ -112,16 +112,23 @@ def inspect(side: Side, plan: Plan) -> None:
         side.faults.append(f"P5: the outbox is over its bounds {limits}: {books}")
 
 
-def open_readers(side: Side, plan: Plan, readings: tuple[Reading, ...]) -> None:
-    """Open the side's streams, the tap first."""
-    for reading in (TAP, *readings):
-        types = () if plan.codec == "raw" else reading.types
-        stream = side.talker.subscribe(
-            *types,
-            capacity=reading.capacity,
-            on_full=Conflate() if reading.on_full == "conflate" else reading.on_full,
-        )
-        side.readers.append(Reader(plan=reading, stream=stream))
+def open_reader(side: Side, plan: Plan, reading: Reading) -> Reader:
+    """Open one of the side's streams."""
+    types = () if plan.codec == "raw" else reading.types
+    stream = side.talker.subscribe(
+        *types,
+        capacity=reading.capacity,
+        on_full=Conflate() if reading.on_full == "conflate" else reading.on_full,
+    )
+    reader = Reader(plan=reading, stream=stream)
+    side.readers.append(reader)
+    return reader
+
+
+async def read_later(side: Side, plan: Plan, reading: Reading) -> None:
+    """A consumer that comes later."""
+    await trio.sleep(reading.opens_after_s)
+    await read(side, open_reader(side, plan, reading))
 
 
 async def read(side: Side, reader: Reader, tell: Any = None) -> None:
@@ -129,6 +136,15 @@ async def read(side: Side, reader: Reader, tell: Any = None) -> None:
 
     `tell` is called with each message.
     """
+    with trio.move_on_after(reader.plan.lasts_s) as lasts:
+        await _read(side, reader, tell)
+    if lasts.cancelled_caught:
+        reader.ended_by = "closed"
+        reader.stream.close()
+    reader.ended_at = trio.current_time()
+
+
+async def _read(side: Side, reader: Reader, tell: Any) -> None:
     stream, plan = reader.stream, reader.plan
     receive = stream.receive_many if plan.many else partial(_receive_one, stream)
     try:
@@ -148,7 +164,6 @@ async def read(side: Side, reader: Reader, tell: Any = None) -> None:
         reader.ended_by = "end"
     except StreamOverflow:
         reader.ended_by = "overflow"
-    reader.ended_at = trio.current_time()
 
 
 async def _receive_one(stream: Any) -> list[Any]:

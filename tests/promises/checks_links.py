@@ -30,6 +30,9 @@ LEAST_SECOND_BOUND_S: Final = 0.1
 #: Advice is spread by up to half of itself.
 ADVICE_SPREAD: Final = 1.5
 
+#: A handshake that was under way when the server was cancelled may still come to a link.
+LATE_S: Final = 1.0
+
 #: `ServerLimits.handshake_s`.
 HANDSHAKE_S: Final = 10.0
 
@@ -56,6 +59,9 @@ def _judge_end(story: Story, trace: Trace, link: LinkRecord) -> Iterator[str]:
     where = f"the link of dial {link.dial}, lost at {link.lost_at:.3f}"
     if isinstance(cause, LinkDead):
         yield from _judge_death(story, trace, link, where)
+    elif story.restarted_at <= link.lost_at and link.opened_at <= story.restarted_at + LATE_S:
+        if not isinstance(cause, LinkClosed):
+            yield f"{where}: {cause!r}"
     elif isinstance(cause, LinkClosed) and cause.code in (1000, 1011, 1012):
         if peer is None or peer.left_at == math.inf:
             yield f"{where}: {cause}, but its handler had not ended"
@@ -69,7 +75,7 @@ def _judge_death(story: Story, trace: Trace, link: LinkRecord, where: str) -> It
     """The client found it dead."""
     liveness = story.plan.liveness
     silent_s = link.lost_at - max(link.opened_at, trace.last_read(link, "<", link.lost_at))
-    if silent_s < liveness.interval_s + liveness.timeout_s - EPSILON_S:
+    if silent_s < _shortest_silence_s(story, liveness) - EPSILON_S:
         yield f"{where}: dead after {silent_s:.3f} s of silence ({liveness})"
     assert link.carrier is not None
     healthy = not link.carrier.cut_by and not trace.troubled(link.opened_at, link.lost_at)
@@ -87,12 +93,18 @@ def _judge_hang_up(story: Story, trace: Trace, link: LinkRecord, where: str) -> 
     heard_at = trace.last_read(link, ">", closed_at)
     if closed_at == math.inf:
         yield f"{where}: {link.cause}, and nobody closed it"
-    elif closed_at - heard_at < liveness.interval_s + liveness.timeout_s - EPSILON_S:
+    elif closed_at - heard_at < _shortest_silence_s(story, liveness) - EPSILON_S:
         yield f"{where}: the server closed it {closed_at - heard_at:.3f} s after a byte"
     elif not trace.troubled(link.opened_at, closed_at) and (
         _round_trip_s(link.profile) < liveness.timeout_s
     ):
         yield f"{where}: the server found a healthy link dead"
+
+
+def _shortest_silence_s(story: Story, liveness: Liveness) -> float:
+    """After a sleep of the machine a ping goes out at once, and has only its own time."""
+    asleep = story.plan.sleeps_at_s < math.inf
+    return liveness.timeout_s + (0.0 if asleep else liveness.interval_s)
 
 
 def dead_links_are_noticed(story: Story) -> Iterator[str]:

@@ -75,7 +75,7 @@ def what_arrived_was_sent(story: Story) -> Iterator[str]:
     """P1 and P3: what was refused, dropped or withdrawn never arrived; the rest unharmed, once."""
     for side in sides(story):
         by_label = {sent.label: sent for sent in side.sent}
-        seen: set[str] = set()
+        seen = set() if side is getattr(story, "client", None) else set(story.greeted)
         for _, message in _arrivals(story, side):
             label = label_of(message)
             sent = by_label.get(label)
@@ -111,7 +111,7 @@ def what_was_written_arrived(story: Story) -> Iterator[str]:
         if peer is None:
             continue
         if closed_by_peer(link):
-            arrived = {label_of(message) for message in story.client.received()}
+            arrived = {label_of(message) for message in story.client.received()} | story.greeted
             for sent in peer.sent:
                 if sent.outcome == WRITTEN and sent.label not in arrived:
                     yield f"{sent.label} is written, its link was closed in order, and it is lost"

@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias
 import attrs
 
 from trio_rt import InboxLimits, Liveness, OutboxLimits, Priority, Reconnect
-from trio_rt._verbs import WhenOffline
+from trio_rt._endpoint import WhenOffline
 
 __all__ = ["Ending", "PeerPlan", "Plan", "Reading", "Send", "Sender", "Verb", "draw_plan"]
 
@@ -76,6 +76,9 @@ class Reading:
     on_full: OnFullName
     pause_s: float
     many: bool
+    #: Opened so long after the first ones, and closed by its holder after so long.
+    opens_after_s: float = 0.0
+    lasts_s: float = math.inf
 
 
 #: The stream that sees everything.
@@ -121,6 +124,12 @@ class Plan:
     #: After all that the connection idles, and the clock jumps while a pong is on its way.
     jumps: bool
     server_drains: bool
+    #: The client says something, and listens a little, before the outbox opens.
+    greets: bool
+    #: When the server is cancelled, to begin anew after a while.
+    restarts_at_s: float
+    #: When the machine seems to have slept.
+    sleeps_at_s: float
     #: What the wires run on: the network's streams, those without `try_send`
     #: and `abort` at the client, or TLS over the network's (not deterministic).
     carrier: Carrier
@@ -187,6 +196,8 @@ class _Draws:
             on_full=self.random.choice(_POLICIES),
             pause_s=self.pace * self.log(0.05, 5.0) if self.chance(0.8) else 0.0,
             many=self.chance(0.6),
+            opens_after_s=self.seconds(10.0) if self.chance(0.2) else 0.0,
+            lasts_s=self.seconds(10.0) if self.chance(0.2) else math.inf,
         )
 
     def peer(self) -> PeerPlan:
@@ -258,5 +269,8 @@ def draw_plan(seed: int, *, pace: float = 1.0) -> Plan:
         inside=chance(0.5),
         jumps=chance(0.25),
         server_drains=chance(0.5),
+        greets=chance(0.15),
+        restarts_at_s=draws.seconds(15.0) if chance(0.15) else math.inf,
+        sleeps_at_s=draws.seconds(15.0) if chance(0.15) else math.inf,
         carrier=draws.random.choices(("direct", "plain", "tls"), (75, 15, 10))[0],
     )

@@ -176,6 +176,10 @@ class Story:
     drained_at: float = math.inf
     drain_s: float = 0.0
     trace_hash: str = ""
+    #: What `greet` received, so that no stream got it.
+    greeted: set[str] = attrs.field(factory=set)
+    #: When the server was cancelled to begin anew.
+    restarted_at: float = math.inf
 
     def peer_of(self, link: LinkRecord) -> Side | None:
         return next((peer for peer in self.peers if peer.dial == link.dial), None)

@@ -7,8 +7,10 @@ stream to its end, so that in the end it is known what arrived and what was lost
 
 from __future__ import annotations
 
+import json
 import logging
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -21,6 +23,7 @@ import trio.testing
 from trio_rt import (
     Attempt,
     Credentials,
+    Greeting,
     Message,
     Phase,
     Priority,
@@ -32,9 +35,9 @@ from trio_rt import (
 )
 from trio_rt.testing import Chaos, VirtualNetwork
 
-from .actors import open_readers, read, run_sender, say
+from .actors import open_reader, read, read_later, run_sender, say
 from .carriers import contexts, open_stream
-from .plans import PeerPlan, Plan, Reading, Send
+from .plans import TAP, PeerPlan, Plan, Reading, Send
 from .records import Dial, Jump, LinkRecord, Lost, Reader, Side, Story, Talker
 
 __all__ = ["ADVICE_S", "Boom", "Scene", "is_cancellation", "listening_to_logs", "serve_scene"]
@@ -50,6 +53,12 @@ JUMP_LATENCY_S: Final = 0.2
 
 #: A pong (or ping) from the server: two bytes of header, and no payload.
 PONG_BYTES: Final = 2
+
+#: How long `greet` listens.
+GREETING_S: Final = 0.3
+
+#: How a peer's payloads begin.
+LABEL: Final = re.compile(rb"p\d+\.\w+\.\d+")
 
 #: `cancel_somewhere` draws from so many steps of the scheduler.
 STEPS: Final = 3000
@@ -79,6 +88,9 @@ class Scene:
         self.world: Final = world
         self.network: Final = network
         self.faults_over: Final = trio.Event()
+        #: The server of the moment, and what it is cancelled by.
+        self.server: Server
+        self.server_scope: trio.CancelScope
         self._senders_over: Final = trio.Event()
         self._senders = len(plan.senders)
         self._link: LinkRecord | None = None
@@ -115,17 +127,20 @@ class Scene:
         self, side: Side, readings: tuple[Reading, ...], tell: Callable[[Message[Any]], None] | None
     ) -> trio.Event:
         """Open the streams and start their consumers; the event: the tap has ended."""
-        open_readers(side, self.plan, readings)
         gone = trio.Event()
+        tap = open_reader(side, self.plan, TAP)
 
         async def read_tap(reader: Reader) -> None:
             await read(side, reader, tell)
             side.over = True
             gone.set()
 
-        self.world.start_soon(read_tap, side.tap)
-        for reader in side.readers[1:]:
-            self.world.start_soon(read, side, reader)
+        self.world.start_soon(read_tap, tap)
+        for reading in readings:
+            if reading.opens_after_s:
+                self.world.start_soon(read_later, side, self.plan, reading)
+            else:
+                self.world.start_soon(read, side, open_reader(side, self.plan, reading))
         return gone
 
     # The client
@@ -135,6 +150,18 @@ class Scene:
         dial = Dial(number=len(self.story.dials) + 1, at=trio.current_time())
         self.story.dials.append(dial)
         return Credentials(headers={"X-Dial": str(dial.number)})
+
+    async def greet(self, greeting: Greeting) -> None:
+        """Say something, and take the first message if it comes soon."""
+        text = f"g.{len(self.story.dials)}.0 hello"
+        if self.plan.codec != "msgpack":
+            raw = self.plan.codec == "raw"
+            await greeting.send(text if raw else json.dumps({"type": "a", "payload": text}))
+        with trio.move_on_after(GREETING_S):
+            data = await greeting.receive()
+            found = LABEL.search(data if isinstance(data, bytes) else data.encode())
+            if found is not None:  # and no heartbeat
+                self.story.greeted.add(found[0].decode())
 
     async def run_client(self, url: str, chaos: Chaos | None = None) -> None:
         """From `connect()` to its end, whatever that is."""
@@ -167,6 +194,7 @@ class Scene:
                 open_stream=None if self.network is None else open_stream(plan, self.network),
                 ssl_context=contexts()[1] if plan.carrier == "tls" else None,
                 credentials=self.credentials,
+                greet=self.greet if plan.greets else None,
                 reconnect=plan.reconnect,
                 liveness=plan.liveness,
                 outbox=plan.outbox,
@@ -397,13 +425,13 @@ async def serve_scene(
     scene: Scene,
     listeners: Sequence[trio.abc.Listener[Any]],
     *,
-    task_status: trio.TaskStatus[tuple[Server, trio.CancelScope]],
+    task_status: trio.TaskStatus[None],
 ) -> None:
-    """The scene's server; cancel the scope to stop it."""
+    """Run the scene's server. There may be one after the other."""
     plan = scene.plan
-    with trio.CancelScope() as scope:
+    with trio.CancelScope() as scene.server_scope:
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(
+            scene.server = await nursery.start(
                 partial(
                     serve_listeners,
                     scene.handle,
@@ -417,4 +445,4 @@ async def serve_scene(
                     close_timeout_s=plan.server_close_timeout_s,
                 )
             )
-            task_status.started((server, scope))
+            task_status.started()

@@ -6,7 +6,7 @@ from typing import Final, get_args
 
 import trio
 
-from trio_rt.testing import Chaos, FaultKind, VirtualNetwork, run
+from trio_rt.testing import Chaos, FaultKind, VirtualNetwork, jump_wall_clock, run
 
 from .carriers import HOST, url
 from .plans import Plan, draw_plan
@@ -24,6 +24,12 @@ PAUSE_S: Final = 1.5
 #: Over which a server that drains spreads its closes.
 DRAIN_S: Final = 1.0
 
+#: How long a server that restarts is away.
+RESTART_S: Final = 0.5
+
+#: A machine that sleeps does so for an hour.
+ASLEEP_S: Final = 3600.0
+
 #: The jumps of a story are its own, at chosen moments.
 KINDS: Final = tuple(kind for kind in get_args(FaultKind) if kind != "jump")
 
@@ -35,6 +41,19 @@ async def _disturb(scene: Scene, chaos: Chaos, network: VirtualNetwork) -> None:
         scene.faults_over.set()
 
 
+async def _restart(scene: Scene, network: VirtualNetwork, port: int) -> None:
+    await trio.sleep(scene.plan.restarts_at_s)
+    scene.story.restarted_at = trio.current_time()
+    scene.server_scope.cancel()
+    await trio.sleep(RESTART_S)
+    await scene.world.start(serve_scene, scene, [network.listen(HOST, port)])
+
+
+async def _fall_asleep(plan: Plan) -> None:
+    await trio.sleep(plan.sleeps_at_s)
+    jump_wall_clock(ASLEEP_S)
+
+
 async def _tell(plan: Plan) -> Story:
     tasks = trio.lowlevel.current_statistics().tasks_living
     network = VirtualNetwork(plan.seed)
@@ -42,16 +61,18 @@ async def _tell(plan: Plan) -> Story:
     port = 443 if plan.carrier == "tls" else 80
     async with trio.open_nursery() as world:
         scene = Scene(plan, world, network)
-        server, server_scope = await world.start(serve_scene, scene, [network.listen(HOST, port)])
+        await world.start(serve_scene, scene, [network.listen(HOST, port)])
         async with trio.open_nursery() as faults:
             faults.start_soon(_disturb, scene, chaos, network)
+            faults.start_soon(_restart, scene, network, port)
+            faults.start_soon(_fall_asleep, plan)
             await scene.run_client(url(plan), chaos)
             faults.cancel_scope.cancel()
-        if plan.server_drains:
+        if plan.server_drains and not scene.server_scope.cancel_called:
             scene.story.drained_at = trio.current_time()
-            await server.drain(DRAIN_S)
+            await scene.server.drain(DRAIN_S)
             scene.story.drain_s = trio.current_time() - scene.story.drained_at
-        server_scope.cancel()
+        scene.server_scope.cancel()
     scene.finish()
     story = scene.story
     story.debris += [f"a connection: {link}" for link in network.connections]

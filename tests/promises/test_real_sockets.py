@@ -127,10 +127,10 @@ async def test_every_promise_holds_over_real_sockets(
         port = listeners[0].socket.getsockname()[1]
         async with _relay_to(port) as relay, trio.open_nursery() as world:
             scene = Scene(_plan(codec), world, None)
-            server, _ = await world.start(serve_scene, scene, listeners)
+            await world.start(serve_scene, scene, listeners)
             world.start_soon(_disturb, scene, relay)
             await scene.run_client(f"ws://127.0.0.1:{relay.port}/")
-            await server.drain(DRAIN_S)
+            await scene.server.drain(DRAIN_S)
         scene.finish()
     story = scene.story
     story.logged = found

@@ -9,7 +9,13 @@ from .records import LinkRecord, Story
 
 __all__ = ["Trace"]
 
-_BARS: Final = ("server: refuse", "server: silence")
+#: What lasts: how its beginning and its end are noted.
+_TROUBLES: Final = {
+    "refused": ("server: refuse", "server: accept"),
+    "swallowed": ("server: silence", "server: accept"),
+    "stalled": ("stall all", "resume all"),
+    "down": ("unlisten ", "listen "),
+}
 
 
 class Trace:
@@ -31,19 +37,18 @@ class Trace:
         return min((at for at, found in self.events if found == event), default=math.inf)
 
     def troubled(self, start: float, end: float) -> bool:
-        """Whether the network did anything to anybody in this time, a bar or stall from before
-        included."""
-        barred = False
+        """Whether the network did anything to anybody in this time, or still from before."""
+        active: set[str] = set()
         for at, event in self.events:
             if at > end:
                 break
-            if event in _BARS or " stall" in event:
-                barred = True
-            elif event == "server: accept" or " resume" in event:
-                barred = False
-                if at >= start:
-                    return True
-            struck = barred or " cut " in event or event.startswith("jump")
+            for trouble, (beginning, _) in _TROUBLES.items():
+                if event.startswith(beginning):
+                    active.add(trouble)
+            struck = active or " cut " in event or event.startswith("jump")
             if struck and at >= start:
                 return True
-        return barred
+            for trouble, (_, ending) in _TROUBLES.items():
+                if event.startswith(ending):
+                    active.discard(trouble)
+        return bool(active)

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 import attrs
 import msgspec
 
-from .._verbs import Statistics
+from .._endpoint import Statistics
 from ..message import Gap, Message, Outcome, Priority, Reset
 
 __all__ = ["Books", "Note", "Report", "Way", "percentile"]

@@ -23,11 +23,11 @@ import trio
 
 from .._connect import connect
 from .._connection import Connection
+from .._endpoint import WhenOffline
 from .._peer import Peer
 from .._server import serve_listeners
 from .._states import StateStream
 from .._subscription import Stream
-from .._verbs import WhenOffline
 from ..message import Gap, Message, Priority, Reset
 from ..options import OutboxLimits, Reconnect
 from ..protocol.lifecycle import Phase

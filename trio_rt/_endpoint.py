@@ -1,0 +1,197 @@
+"""What every connection and every peer has: the books, the queue, the link of the moment.
+
+The verbs by which a program sends and subscribes stand on it, in `_verbs`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
+
+import attrs
+import trio
+
+from ._mailbox import Mailbox
+from ._pace import Pace
+from ._subscription import Stream
+from ._tasks import Link
+from .delivery import Delivery
+from .errors import Offline, OptionError, PayloadError
+from .message import Gap, Malformed, Outcome, Priority, dropped
+from .options import OnFull, OutboxLimits, check_number
+from .protocol.session import Session
+
+__all__ = ["Endpoint", "Statistics", "WhenOffline"]
+
+WhenOffline: TypeAlias = Literal["queue", "fail", "drop"]
+
+
+@attrs.frozen(kw_only=True)
+class Statistics:
+    """A snapshot of one connection's or peer's books.
+
+    `accepted` sends = the sum of `outcomes` + `queued` + `in_flight`.
+    """
+
+    accepted: int
+    outcomes: Mapping[Outcome, int]
+    #: Messages in the outbox, by the priority of the lane they are in.
+    queued: Mapping[Priority, int]
+    queued_bytes: int
+    #: Handed to the link, not wholly taken by the kernel.
+    in_flight: int
+    #: Sends that are parked because the outbox is full.
+    waiting: int
+    #: WebSocket messages received, on all links.
+    received: int
+    #: Received when no stream wanted them.
+    discarded: int
+    malformed: int
+    #: Lost to a full stream.
+    lost: int
+    #: Round trip of the last ping in seconds, or None.
+    latency_s: float | None
+
+
+class Endpoint:
+    """What both kinds share: the books, the streams of what could not be read, drain."""
+
+    #: The link of the moment, and what the one before it measured.
+    _link: Link | None = None
+    _latency_s: float | None = None
+
+    def __init__(self, session: Session, outbox: OutboxLimits) -> None:
+        self._session = session
+        self._mailbox = Mailbox(session)
+        self._take_back = self._mailbox.withdraw
+        # What is larger than the whole outbox would wait for room for ever.
+        self._message_bytes = min(outbox.message_bytes, outbox.total_bytes)
+        self._pace = Pace()
+
+    def malformed(self) -> Stream[Malformed | Gap]:
+        """A stream of what came in and could not be decoded, with why.
+
+        It keeps the latest 256; each is also counted in `statistics()`.
+        """
+        inbox = self._session.inbox
+        return Stream(inbox.open_malformed(), inbox.close)
+
+    async def drain(self) -> None:
+        """Wait until every accepted send has its outcome.
+
+        Cancelling stops the wait and nothing else.
+        """
+        await self._mailbox.wait_drained()
+
+    def statistics(self) -> Statistics:
+        session = self._session
+        return Statistics(
+            accepted=session.accepted,
+            outcomes=dict(session.outcomes),
+            queued=session.lanes.depth(),
+            queued_bytes=session.lanes.total_bytes,
+            in_flight=session.unsettled - len(session.lanes),
+            waiting=self._mailbox.waiting,
+            received=session.received,
+            discarded=session.inbox.discarded,
+            malformed=session.inbox.malformed_count,
+            lost=session.inbox.lost,
+            latency_s=self._latest_latency_s(),
+        )
+
+    def _latest_latency_s(self) -> float | None:
+        now_s = None if self._link is None else self._link.latency_s
+        return self._latency_s if now_s is None else now_s
+
+    def _open_stream(
+        self,
+        types: frozenset[str] | None,
+        reader: Callable[[Any], Any],
+        capacity: int | None,
+        on_full: OnFull,
+    ) -> Stream[Any]:
+        inbox = self._session.inbox
+        if capacity is not None:
+            check_number("capacity", capacity, least=1, whole=True, finite=True)
+        return Stream(
+            inbox.open(types, reader=reader, capacity=capacity, on_full=on_full), inbox.close
+        )
+
+    def _delivery(
+        self,
+        id: str,
+        data: bytes,
+        binary: bool,
+        priority: Priority,
+        key: str | None,
+        order: str | None,
+        ttl_s: float | None,
+        when_offline: WhenOffline,
+    ) -> Delivery:
+        if len(data) > self._message_bytes:
+            raise PayloadError(
+                "payload", f"must encode to at most {self._message_bytes} bytes", len(data)
+            )
+        if type(priority) is not Priority:
+            raise OptionError("priority", "must be a Priority", priority)
+        if key is not None or order is not None:
+            _check_names(key, order)
+        return Delivery(
+            data,
+            binary,
+            priority,
+            key,
+            order,
+            math.inf if ttl_s is None else _expiry(ttl_s),
+            False,
+            when_offline != "queue" and _is_ephemeral(when_offline),
+            None,
+            None,
+            id,
+            self._take_back,
+        )
+
+    def _offline(self, delivery: Delivery, when_offline: WhenOffline) -> bool:
+        """Whether the link is down and `delivery` will not wait for it."""
+        if self._session.linked:
+            return False
+        if self._mailbox.closed:
+            raise trio.ClosedResourceError
+        if when_offline == "fail":
+            raise Offline("no link is up")
+        self._session.reject(delivery, dropped("offline"))
+        return True
+
+    async def _put(self, delivery: Delivery, when_offline: WhenOffline) -> Delivery:
+        if self._pace.is_due():
+            await self._pace.turn()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        if when_offline == "queue" or not self._offline(delivery, when_offline):
+            await self._mailbox.put(delivery)
+        return delivery
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        try:
+            await delivery.wait_written()
+        except trio.Cancelled:
+            delivery.withdraw()
+            raise
+
+
+def _check_names(key: object, order: object) -> None:
+    for field, name in (("key", key), ("order", order)):
+        if name is not None and not isinstance(name, str):
+            raise OptionError(field, "must be a string or None", name)
+
+
+def _expiry(ttl_s: float) -> float:
+    check_number("ttl_s", ttl_s)
+    return trio.current_time() + ttl_s
+
+
+def _is_ephemeral(when_offline: str) -> bool:
+    if when_offline not in ("fail", "drop"):
+        raise OptionError("when_offline", 'must be "queue", "fail" or "drop"', when_offline)
+    return True
