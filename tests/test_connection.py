@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
+import weakref
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import Any
@@ -1158,6 +1160,25 @@ async def test_cancelled_around_offline(close_timeout_s: float) -> None:
 
 
 @virtual
+async def test_cancelled_around_takes_nothing_more() -> None:
+    """A send beside a body that was just cancelled finds the connection closed."""
+    async with open_world() as world, trio.open_nursery() as nursery:
+        world.network.refuse("server")
+
+        async def send(conn: trio_rt.Connection) -> None:
+            await trio.sleep_until(2)
+            with pytest.raises(trio.ClosedResourceError):
+                while True:
+                    conn.send_nowait("n", ttl_s=50)
+                    await trio.lowlevel.checkpoint()
+
+        with trio.move_on_at(2):
+            async with world.connect() as conn:
+                nursery.start_soon(send, conn)
+                await trio.sleep_forever()
+
+
+@virtual
 async def test_cancelled_around_with_a_stuck_link() -> None:
     """A cancelled connection is gone at once, though its peer hangs."""
     async with open_world() as world:
@@ -1399,3 +1420,35 @@ async def interrupt() -> None:
 @trio.lowlevel.enable_ki_protection
 def ctrl_c() -> None:
     signal.raise_signal(signal.SIGINT)
+
+
+# Memory
+
+
+class Diary(trio_rt.JsonCodec):
+    """A codec of the program's own that keeps what was sent with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deliveries: list[trio_rt.Delivery] = []
+
+
+@virtual
+async def test_nothing_keeps_an_ended_connection() -> None:
+    """Deliveries, which the collector does not look into, keep no cycle alive."""
+    async with open_world() as world:
+        world.script(sink)
+
+        async def live() -> weakref.ref[Diary]:
+            diary = Diary()
+            async with world.connect(codec=diary) as conn:
+                await conn.wait_connected()
+                diary.deliveries += [await conn.send("a") for _ in range(3)]
+                diary.deliveries += [conn.send_nowait("b", ttl_s=60.0)]
+            assert all(delivery.outcome for delivery in diary.deliveries)
+            return weakref.ref(diary)
+
+        gone = await live()
+        await trio.testing.wait_all_tasks_blocked()
+        gc.collect()
+        assert gone() is None

@@ -373,6 +373,20 @@ async def test_garbage_inside_tls_is_broken(
             await server.receive_some()
 
 
+async def test_a_part_of_a_record_is_heard(
+    client_context: ssl.SSLContext, server_context: ssl.SSLContext
+) -> None:
+    """Ciphertext that gives no plaintext yet shows that the peer lives."""
+    client, server = await shake(*wrap(*direct_pair(), client_context, server_context))
+    async with client, server:
+        before = client.heard_at
+        await server.lower.send_all(b"\x17\x03\x03\x00\x20" + bytes(31))
+        with trio.move_on_after(0.1) as scope:
+            await client.receive_some()
+        assert scope.cancelled_caught
+        assert client.heard_at > before
+
+
 async def test_a_wrong_host_name_fails_the_handshake_on_both_sides(
     client_context: ssl.SSLContext, server_context: ssl.SSLContext
 ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Generic, Self, TypeVar, cast
 
 import trio
 
@@ -36,6 +36,7 @@ class Stream(trio.abc.ReceiveChannel[ItemT], Generic[ItemT]):
         self._close = close
         self._pace = Pace()
         self._receiving = False
+        self._task: trio.lowlevel.Task
 
     def __enter__(self) -> Self:
         return self
@@ -126,11 +127,13 @@ class Stream(trio.abc.ReceiveChannel[ItemT], Generic[ItemT]):
             raise trio.EndOfChannel
 
     async def _wait(self) -> None:
-        task = trio.lowlevel.current_task()
-        self._queue.wake = lambda: trio.lowlevel.reschedule(task)
+        self._task = trio.lowlevel.current_task()
+        self._queue.wake = self._resume
+        await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
 
-        def abort(_: Any) -> trio.lowlevel.Abort:
-            self._queue.wake = None
-            return trio.lowlevel.Abort.SUCCEEDED
+    def _resume(self) -> None:
+        trio.lowlevel.reschedule(self._task)
 
-        await trio.lowlevel.wait_task_rescheduled(abort)
+    def _stop_waiting(self, _: object) -> trio.lowlevel.Abort:
+        self._queue.wake = None
+        return trio.lowlevel.Abort.SUCCEEDED

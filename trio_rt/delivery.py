@@ -30,13 +30,16 @@ class Delivery(Entry, eq=False, gc=False):
 
     def settle(self, outcome: Outcome) -> None:
         super().settle(outcome)
+        # The collector does not look into this object, so what is settled must
+        # not keep the connection, and with it perhaps its own holder, alive.
+        self.take_back = None
         if self.settled_event is not None:
             self.settled_event.set()
 
     def withdraw(self) -> bool:
         """Take the message back. True: it is never sent, and the outcome is
         `withdrawn`. False: it is committed or settled already; nothing changed."""
-        return bool(self.take_back(self))
+        return self.take_back is not None and bool(self.take_back(self))
 
     async def wait_written(self) -> None:
         """Wait until the kernel has taken the message's last byte.

@@ -174,6 +174,26 @@ def test_latency_is_that_of_the_first_of_two_pings() -> None:
     assert one.latency_s == 3.0
 
 
+@pytest.mark.parametrize("timeout_s", [1.0, 3.0, 30.0])
+def test_due_holds_whatever_is_heard_meanwhile(timeout_s: float) -> None:
+    """A driver that sleeps until `due` is told of no byte, and yet finds the death in time."""
+    one = pulse(3.0, timeout_s, 0.5)
+    assert tick(one, 1.5) is Beat.PING
+    due = one.due
+    one.heard(1.6)
+    while tick(one, due) is not Beat.SUSPECT:
+        due = one.due
+    assert due == 1.6 + 3.0 + timeout_s
+
+
+def test_what_is_told_late_takes_nothing_back() -> None:
+    """Of two times at which bytes came the later one counts, in whatever order they are told."""
+    one = pulse()
+    one.heard(7.0)
+    one.heard(4.0)
+    assert run_until(one, 100.0)[-1] == (32.0, Beat.SUSPECT)
+
+
 @given(
     st.floats(0.1, 100),
     st.floats(0.1, 100),

@@ -5,7 +5,7 @@ import trio
 import trio.testing
 
 from trio_rt.testing import LinkProfile, VirtualStream
-from trio_rt.testing._pipe import BUFFER_BYTES
+from trio_rt.testing._pipe import BUFFER_BYTES, WRITABLE_BYTES
 
 from .support import SECOND, new_network, open_pair, read_all, virtual
 
@@ -84,6 +84,26 @@ async def test_buffer_is_64_kib_each_way() -> None:
     assert server.try_send(bytes(BUFFER_BYTES + 1)) == BUFFER_BYTES
     assert len(await server.receive_some(10)) == 10
     assert client.try_send(bytes(11)) == 10
+
+
+@virtual
+async def test_a_full_link_is_writable_when_a_third_is_free() -> None:
+    """A reader of few bytes does not wake a writer for each of them."""
+    client, server = await open_pair(new_network())
+    client.try_send(bytes(BUFFER_BYTES))
+    writable = trio.Event()
+
+    async def wait() -> None:
+        await client.wait_send_all_might_not_block()
+        writable.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await server.receive_some(WRITABLE_BYTES - 1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not writable.is_set()
+        await server.receive_some(1)
+        await writable.wait()
 
 
 @virtual

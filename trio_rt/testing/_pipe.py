@@ -30,6 +30,10 @@ from ._profile import CutKind, LinkProfile, log_uniform
 #: smaller of Linux's usual socket buffers on both sides.
 BUFFER_BYTES: Final = 64 << 10
 
+#: A full link is writable again when so much is free, as on Linux
+#: (`sk_stream_is_writeable`): a reader of single bytes makes no writer of them.
+WRITABLE_BYTES: Final = BUFFER_BYTES // 3
+
 #: With a bandwidth, bytes arrive in pieces of this size (TCP over Ethernet).
 SEGMENT_BYTES: Final = 1460
 

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import trio
 
-from ._pipe import Pipe
+from ._pipe import WRITABLE_BYTES, Pipe
 from ._profile import LinkProfile
 
 __all__ = ["VirtualStream"]
@@ -140,7 +140,8 @@ class VirtualStream(trio.abc.HalfCloseableStream):
 
     async def _wait_room(self) -> None:
         await trio.lowlevel.checkpoint()
-        while not self._closed and self._outbound.room_bytes == 0 and not self._reset_known():
+        wanted = 0 if self._outbound.room_bytes else WRITABLE_BYTES
+        while self._outbound.room_bytes < wanted and not self._closed and not self._reset_known():
             await _park(self._outbound.writers, self._inbound.reset_known_at)
         self._check_open()
 
