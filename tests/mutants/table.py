@@ -110,6 +110,7 @@ MUTANTS: Final = (
         "                self.heard()\n"
         "                pulse.heard(self.wire.heard_at)\n",
         "",
+        ("sweep 0:500",),
     ),
     Mutant(
         "only a pong is life",

@@ -115,7 +115,7 @@ class Plan:
     server_close_timeout_s: float
     senders: tuple[Sender, ...]
     readings: tuple[Reading, ...]
-    #: For the links in turn; the last one for all that follow.
+    #: For the links in turn.
     peers: tuple[PeerPlan, ...]
     ending: Ending
     ends_at_s: float
@@ -133,6 +133,12 @@ class Plan:
     #: What the wires run on: the network's streams, those without `try_send`
     #: and `abort` at the client, or TLS over the network's (not deterministic).
     carrier: Carrier
+
+    def peer(self, number: int) -> PeerPlan:
+        """What the handler does that comes as this one. The later ones stay."""
+        if number < len(self.peers):
+            return self.peers[number]
+        return attrs.evolve(self.peers[-1], lasts_s=math.inf)
 
 
 class _Draws:

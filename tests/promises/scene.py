@@ -51,7 +51,8 @@ JUMP_EXTRA_S: Final = 5.0
 #: The clock jumps in idle seconds of a link this slow, to meet its pongs on the way.
 JUMP_LATENCY_S: Final = 0.2
 
-#: A pong (or ping) from the server: two bytes of header, and no payload.
+#: An empty ping of the client, with its mask, and the pong for it.
+PING_BYTES: Final = 6
 PONG_BYTES: Final = 2
 
 #: How long `greet` listens.
@@ -101,7 +102,7 @@ class Scene:
     async def handle(self, peer: Any) -> None:
         """The server's handler: sends, answers, and may leave before its client does."""
         story, number = self.story, len(self.story.peers)
-        plan = self.plan.peers[min(number, len(self.plan.peers) - 1)]
+        plan = self.plan.peer(number)
         side = Side(
             name=f"p{number}",
             talker=peer,
@@ -277,13 +278,17 @@ class Scene:
             bandwidth_bytes_per_s=math.inf,
         )
         liveness = self.plan.liveness
-        for _ in range(int(3 * liveness.interval_s / JUMP_LATENCY_S)):
+        sent, pinged = 0, False
+        for _ in range(int(4 * liveness.interval_s / JUMP_LATENCY_S)):
             await trio.sleep(JUMP_LATENCY_S / 2)
             link = self._link
             if link is None or link.carrier is None or not link.carrier.alive:
                 continue
+            before, sent = sent, link.carrier.sent_bytes("server")
+            if sent != before:
+                pinged = sent - before == PING_BYTES
             under_way = link.carrier.sent_bytes("client") - link.carrier.read_bytes("client")
-            if 0 < under_way <= PONG_BYTES:
+            if pinged and 0 < under_way <= PONG_BYTES:
                 network.jump_clock(liveness.interval_s + liveness.timeout_s + JUMP_EXTRA_S)
                 self.story.jumps.append(Jump(at=trio.current_time(), dial=link.dial))
                 await trio.sleep(2 * JUMP_LATENCY_S)

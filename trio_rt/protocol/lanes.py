@@ -124,11 +124,6 @@ class _Lane:
         self.places = _NO_PLACES
         self.count = self.bytes = self.durables = self.durable_bytes = 0
 
-    def append(self, place: _Place) -> None:
-        if self.places is _NO_PLACES:
-            self.places = deque()
-        self.places.append(place)
-
     def tidy(self) -> None:
         """Drop empty places: those at the head, and all when they are the most."""
         places = self.places
@@ -217,7 +212,9 @@ class Lanes:
         lane = self._lanes[entry.priority]
         online = now - self._clock if self._online else self._clock
         entry.place = place = _Place(entry, lane, online + lane.patience_s)
-        lane.append(place)
+        if lane.places is _NO_PLACES:
+            lane.places = deque()
+        lane.places.append(place)
         lane.count += 1
         lane.bytes += size
         self._count += 1
@@ -347,7 +344,9 @@ class Lanes:
         if place is None:
             online = now - self._clock if self._online else self._clock
             place = _Place(entry, lane, online + lane.patience_s)
-            lane.append(place)
+            if lane.places is _NO_PLACES:
+                lane.places = deque()
+            lane.places.append(place)
         self._seat(entry, place, len(entry.data))
         for victim in victims:
             self._settle(victim, dropped("evicted"))

@@ -171,6 +171,10 @@ class WebSocketsWire:
 
     def _encoded(self, batch: Sequence[Frame]) -> Iterator[tuple[Sequence[bytes], bool]]:
         """The batch as writes: frames, and whether each of them ends a message."""
+        if sum([len(message.data) for message in batch]) <= FRAGMENT_BYTES:
+            if batch:
+                yield self._run(batch), True
+            return
         run: list[Frame] = []
         run_bytes = 0
         for message in batch:
