@@ -1431,6 +1431,7 @@ class Diary(trio_rt.JsonCodec):
     def __init__(self) -> None:
         super().__init__()
         self.deliveries: list[trio_rt.Delivery] = []
+        self.errors: list[BaseException] = []
 
 
 @virtual
@@ -1446,6 +1447,32 @@ async def test_nothing_keeps_an_ended_connection() -> None:
                 diary.deliveries += [await conn.send("a") for _ in range(3)]
                 diary.deliveries += [conn.send_nowait("b", ttl_s=60.0)]
             assert all(delivery.outcome for delivery in diary.deliveries)
+            return weakref.ref(diary)
+
+        gone = await live()
+        await trio.testing.wait_all_tasks_blocked()
+        gc.collect()
+        assert gone() is None
+
+
+@virtual
+async def test_a_send_that_was_given_up_keeps_nothing() -> None:
+    """Nor does one that was cancelled as it waited for room, though its error is kept."""
+    async with open_world() as world:
+        world.network.refuse("server")
+
+        async def live() -> weakref.ref[Diary]:
+            diary = Diary()
+            outbox = trio_rt.OutboxLimits(messages=1)
+            async with world.connect(codec=diary, outbox=outbox, close_timeout_s=0) as conn:
+                conn.send_nowait("a")
+                with trio.move_on_after(1):
+                    try:
+                        await conn.send("b")
+                    except trio.Cancelled as error:
+                        diary.errors.append(error)
+                        raise
+            assert diary.errors
             return weakref.ref(diary)
 
         gone = await live()

@@ -122,12 +122,19 @@ class Peer:
         *,
         headers: Sequence[tuple[str, str]] = (),
         protocols: Sequence[str] = (),
+        protocols_elsewhere: Sequence[str] = (),
         **options: Any,
     ) -> Wire:
         options = {"open_stream": self.open_stream, "max_message_bytes": 1000, **options}
         with trio.fail_after(5):
             made = DialOptions(**options)
-            return await dial(parse_url(url), made, headers=headers, protocols=protocols)
+            return await dial(
+                parse_url(url),
+                made,
+                headers=headers,
+                protocols=protocols,
+                protocols_elsewhere=protocols_elsewhere,
+            )
 
     async def fail(self, kind: type[LinkError], **options: Any) -> Any:
         """Dial, fail with this kind of error, and leave no stream open."""
@@ -555,6 +562,16 @@ async def test_a_redirect_to_another_origin_drops_headers_and_credentials(
         assert b"canary" not in head
         assert b"Authorization" not in head
     assert len(peer.heads) == 3
+
+
+async def test_a_redirect_to_another_origin_offers_no_secret_subprotocols(
+    nursery: trio.Nursery,
+) -> None:
+    """A subprotocol may be a token, so only those meant for others are offered there."""
+    peer = Peer(nursery, redirect("ws://example.com/"), upgrading())
+    await peer.dial(protocols=["chat", "canary"], protocols_elsewhere=["chat"])
+    assert ("Sec-WebSocket-Protocol", "chat, canary") in headers_of(peer.heads[0])
+    assert ("Sec-WebSocket-Protocol", "chat") in headers_of(peer.heads[1])
 
 
 async def test_redirects_are_counted(nursery: trio.Nursery) -> None:

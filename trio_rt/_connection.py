@@ -198,6 +198,7 @@ class Supervised(Endpoint):
                 settings.dial,
                 headers=(*kept, *granted.headers),
                 protocols=granted.protocols or settings.protocols,
+                protocols_elsewhere=settings.protocols,
             )
         except OptionError as error:
             # `connect()` has checked its own, so these are the credentials', and secret.

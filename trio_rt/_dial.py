@@ -94,9 +94,17 @@ class DialOptions:
 
 
 async def dial(
-    url: Url, options: DialOptions, *, headers: _Items = (), protocols: Sequence[str] = ()
+    url: Url,
+    options: DialOptions,
+    *,
+    headers: _Items = (),
+    protocols: Sequence[str] = (),
+    protocols_elsewhere: Sequence[str] = (),
 ) -> Wire:
     """Dial `url` once; redirects are followed.
+
+    At another origin than the first there are no `headers`, and only
+    `protocols_elsewhere` are offered: a subprotocol may be a token.
 
     Raises `DialError`, `HandshakeError`, or, before any I/O, `OptionError` for
     headers and protocols that cannot be sent. Cancelled: everything is closed.
@@ -108,7 +116,7 @@ async def dial(
         if not isinstance(result, Url):
             return result
         if not url.same_origin(result):
-            headers = ()
+            headers, protocols = (), protocols_elsewhere
         url = result
     raise HandshakeError(f"more than {REDIRECTS} redirects, the last to {url}")
 

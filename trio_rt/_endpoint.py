@@ -164,12 +164,17 @@ class Endpoint:
         return True
 
     async def _put(self, delivery: Delivery, when_offline: WhenOffline) -> Delivery:
-        if self._pace.is_due():
-            await self._pace.turn()
-        else:
-            await trio.lowlevel.checkpoint_if_cancelled()
-        if when_offline == "queue" or not self._offline(delivery, when_offline):
-            await self._mailbox.put(delivery)
+        try:
+            if self._pace.is_due():
+                await self._pace.turn()
+            else:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            if when_offline == "queue" or not self._offline(delivery, when_offline):
+                await self._mailbox.put(delivery)
+        except BaseException:
+            # Not accepted, and so never settled; but the error's traceback has it.
+            delivery.take_back = None
+            raise
         return delivery
 
     async def _deliver(self, delivery: Delivery) -> None:

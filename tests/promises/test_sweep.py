@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import statistics
+import weakref
 from collections import Counter
 
 import pytest
@@ -73,6 +75,14 @@ def test_every_promise_holds(first: int) -> None:
 def test_a_seed_is_one_story(seed: int) -> None:
     """The same seed gives the same trace, to the byte and the time; another gives another."""
     assert tell(seed).trace_hash == tell(seed).trace_hash != tell(seed + 1).trace_hash
+
+
+@pytest.mark.parametrize("seed", [20, 99, 151])
+def test_a_story_leaves_nothing_in_memory(seed: int) -> None:
+    """Cycles through what the collector does not look into would keep all of it, for ever."""
+    story = weakref.ref(tell(seed))
+    gc.collect()
+    assert story() is None
 
 
 def test_plans_differ() -> None:
