@@ -1172,7 +1172,7 @@ async def test_cancelled_around_takes_nothing_more() -> None:
                     conn.send_nowait("n", ttl_s=50)
                     await trio.lowlevel.checkpoint()
 
-        with trio.move_on_at(2):
+        with trio.move_on_after(2 - trio.current_time()):
             async with world.connect() as conn:
                 nursery.start_soon(send, conn)
                 await trio.sleep_forever()
