@@ -8,15 +8,13 @@ stream to its end, so that in the end it is known what arrived and what was lost
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Final, cast
 
-import attrs
 import trio
 import trio.testing
 
@@ -26,7 +24,6 @@ from trio_rt import (
     Greeting,
     Message,
     Phase,
-    Priority,
     Server,
     State,
     StateStream,
@@ -35,25 +32,18 @@ from trio_rt import (
 )
 from trio_rt.testing import Chaos, VirtualNetwork
 
-from .actors import open_reader, read, read_later, run_sender, say
+from .actors import open_reader, read, read_later, run_sender
 from .carriers import contexts, open_stream
-from .plans import TAP, PeerPlan, Plan, Reading, Send
-from .records import Dial, Jump, LinkRecord, Lost, Reader, Side, Story, Talker
+from .echoes import Echo
+from .jumps import jump
+from .logs import Oops
+from .plans import TAP, Plan, Reading
+from .records import Dial, LinkRecord, Lost, Reader, Side, Story, Talker
 
-__all__ = ["ADVICE_S", "Boom", "Scene", "is_cancellation", "listening_to_logs", "serve_scene"]
+__all__ = ["ADVICE_S", "Boom", "Scene", "is_cancellation", "serve_scene"]
 
 #: What the server advises when it closes with 1012.
 ADVICE_S: Final = 0.7
-
-#: A jump is this much longer than any silence is allowed to be.
-JUMP_EXTRA_S: Final = 5.0
-
-#: The clock jumps in idle seconds of a link this slow, to meet its pongs on the way.
-JUMP_LATENCY_S: Final = 0.2
-
-#: An empty ping of the client, with its mask, and the pong for it.
-PING_BYTES: Final = 6
-PONG_BYTES: Final = 2
 
 #: How long `greet` listens.
 GREETING_S: Final = 0.3
@@ -67,10 +57,6 @@ STEPS: Final = 3000
 
 class Boom(Exception):
     """What a body raises."""
-
-
-class Oops(Exception):
-    """What a handler raises."""
 
 
 def is_cancellation(error: BaseException) -> bool:
@@ -110,7 +96,7 @@ class Scene:
             dial=int(peer.handshake.headers["X-Dial"]),
         )
         story.peers.append(side)
-        gone = self._start_readers(side, plan.readings, _Echo(side, self.plan, plan))
+        gone = self._start_readers(side, plan.readings, Echo(side, self.plan, plan))
         with trio.move_on_after(plan.lasts_s) as lasts:
             async with trio.open_nursery() as nursery:
                 for task, sender in enumerate(plan.senders):
@@ -259,7 +245,7 @@ class Scene:
             await self._senders_over.wait()
             await self.faults_over.wait()
             if plan.jumps and self.network is not None:
-                await self._jump(self.network)
+                await jump(self.network, plan.liveness, lambda: self._link, self.story.jumps)
         if plan.ending == "error":
             raise Boom
 
@@ -268,31 +254,6 @@ class Scene:
         if self.story.left_at == math.inf:
             self.story.cancelled_at = trio.current_time()
             scope.cancel()
-
-    async def _jump(self, network: VirtualNetwork) -> None:
-        """Let the clock jump over every deadline while a pong is on its way to the client."""
-        network.profile = attrs.evolve(
-            network.profile,
-            latency_s=JUMP_LATENCY_S,
-            jitter_s=0.0,
-            bandwidth_bytes_per_s=math.inf,
-        )
-        liveness = self.plan.liveness
-        sent, pinged = 0, False
-        for _ in range(int(4 * liveness.interval_s / JUMP_LATENCY_S)):
-            await trio.sleep(JUMP_LATENCY_S / 2)
-            link = self._link
-            if link is None or link.carrier is None or not link.carrier.alive:
-                continue
-            before, sent = sent, link.carrier.sent_bytes("server")
-            if sent != before:
-                pinged = sent - before == PING_BYTES
-            under_way = link.carrier.sent_bytes("client") - link.carrier.read_bytes("client")
-            if pinged and 0 < under_way <= PONG_BYTES:
-                network.jump_clock(liveness.interval_s + liveness.timeout_s + JUMP_EXTRA_S)
-                self.story.jumps.append(Jump(at=trio.current_time(), dial=link.dial))
-                await trio.sleep(2 * JUMP_LATENCY_S)
-                return
 
     async def wait_links(self, count: int) -> None:
         """Wait until the client has had so many links."""
@@ -362,68 +323,6 @@ class Scene:
         """The books of the server's side, after its end."""
         for side in self.story.peers:
             side.final = side.talker.statistics()
-
-
-class _Echo:
-    """Answers some of what a peer receives, without ever waiting."""
-
-    def __init__(self, side: Side, plan: Plan, peer: PeerPlan) -> None:
-        self._side = side
-        self._plan = plan
-        self._every = peer.echo_every
-        self._count = 0
-
-    def __call__(self, message: Message[Any]) -> None:
-        self._count += 1
-        if not self._every or self._count % self._every:
-            return
-        send = Send(
-            wait_s=0.0,
-            verb="nowait",
-            size=len(message.payload),
-            wide=False,
-            binary=False,
-            type="a",
-            priority=Priority.NORMAL,
-            key=None,
-            order=None,
-            ttl_s=None,
-            when_offline="queue",
-            patience_s=0.0,
-        )
-        _at_once(say(self._side, self._plan, f"{self._side.name}.e", self._count, send))
-
-
-def _at_once(coroutine: Any) -> None:
-    """Run a coroutine that does not wait."""
-    try:
-        coroutine.send(None)
-    except StopIteration:
-        return
-    raise AssertionError("it waited")
-
-
-@contextmanager
-def listening_to_logs(found: list[str]) -> Iterator[None]:
-    """Gather what the library logs as an error; the handlers' own `Oops` is none."""
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            error = record.exc_info[1] if record.exc_info else None
-            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-                error = error.exceptions[0]
-            if not isinstance(error, Oops):
-                found.append(f"{record.getMessage()}: {error!r}")
-
-    logger = logging.getLogger("trio_rt")
-    handler = Handler(logging.ERROR)
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = True
 
 
 async def serve_scene(

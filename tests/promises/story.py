@@ -9,9 +9,10 @@ import trio
 from trio_rt.testing import Chaos, FaultKind, VirtualNetwork, jump_wall_clock, run
 
 from .carriers import HOST, url
+from .logs import listening_to_logs
 from .plans import Plan, draw_plan
 from .records import Story
-from .scene import Scene, listening_to_logs, serve_scene
+from .scene import Scene, serve_scene
 
 __all__ = ["DRAIN_S", "tell"]
 

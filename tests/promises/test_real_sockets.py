@@ -17,8 +17,9 @@ from trio_rt import Liveness, Reconnect
 
 from .checks import breaches
 from .checks_sends import sides
+from .logs import listening_to_logs
 from .plans import Plan, draw_plan
-from .scene import Scene, listening_to_logs, serve_scene
+from .scene import Scene, serve_scene
 from .story import DRAIN_S
 
 ROOT: Final = Path(__file__).parents[2]
