@@ -32,7 +32,7 @@ from trio_rt import InboxLimits, LinkClosed, Liveness, Message, OptionError, Out
         ("session", "on"),
         ("store", "outbox.db"),
         ("fallback", "sse"),
-        ("wire", "trio-websocket"),
+        ("wire", "wsproto"),
         ("codec", "xml"),
         ("codec", trio_rt.JsonCodec),
         ("protocols", "chat"),
@@ -105,6 +105,16 @@ async def test_raw_refuses_heartbeat_envelopes() -> None:
     async with open_world() as world:
         with pytest.raises(OptionError, match=r"liveness\.beat"):
             world.connect(codec="raw", liveness=Liveness(beat="both"))
+
+
+@virtual
+async def test_what_a_wire_cannot_do_is_refused() -> None:
+    """By name, before anything is dialled: trio-websocket cannot compress."""
+    async with open_world() as world:
+        with pytest.raises(OptionError, match="compression must be False") as caught:
+            world.connect(wire="trio-websocket", compression=True)
+        assert caught.value.field == "compression"
+        assert world.network.statistics().dials == 0
 
 
 # What reaches the handshake

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, Literal, overload
+from typing import Any, Final, Literal, get_args, overload
 
 from ._connection import Connection, RawConnection, Settings, run_connection
-from ._dial import DialOptions, OpenStream, check_protocols
+from ._dial import DialOptions, OpenStream, WireName, check_protocols
 from ._hooks import Attempt, Credentials, Greeting, Hooks, header_pairs
 from .errors import OptionError
 from .options import InboxLimits, Liveness, OutboxLimits, Reconnect, check_number
@@ -41,7 +41,7 @@ def connect(
     proxy: str | None = ...,
     compression: bool = ...,
     fallback: None = ...,
-    wire: Literal["websockets"] = ...,
+    wire: WireName = ...,
     open_timeout_s: float = ...,
     close_timeout_s: float = ...,
 ) -> AbstractAsyncContextManager[RawConnection]: ...
@@ -65,7 +65,7 @@ def connect(
     proxy: str | None = ...,
     compression: bool = ...,
     fallback: None = ...,
-    wire: Literal["websockets"] = ...,
+    wire: WireName = ...,
     open_timeout_s: float = ...,
     close_timeout_s: float = ...,
 ) -> AbstractAsyncContextManager[Connection]: ...
@@ -88,7 +88,7 @@ def connect(
     proxy: str | None = None,
     compression: bool = False,
     fallback: None = None,
-    wire: str = "websockets",
+    wire: WireName = "websockets",
     open_timeout_s: float = 10.0,
     close_timeout_s: float = 5.0,
 ) -> AbstractAsyncContextManager[Any]:
@@ -113,12 +113,14 @@ def connect(
     - `ssl_context`: None is the default context of the `ssl` module.
     - `proxy`: `http://[user:password@]host:port`.
     - `compression`: offer permessage-deflate.
+    - `wire`: the package that speaks WebSocket. "trio-websocket" cannot compress,
+      and sends every message in one frame: a ping waits behind a large one.
     - `open_timeout_s`: one attempt, from credentials to greeting.
 
     Raises `OptionError` for options that cannot be, at once; leaves with a
     `ConnectionFailed` (never in a group) when the trouble is for good.
     """
-    _refuse_unbuilt(session, store, fallback, wire)
+    _refuse_unbuilt(session, store, fallback)
     check_number("open_timeout_s", open_timeout_s, above=True)
     check_number("close_timeout_s", close_timeout_s)
     _check_kind("reconnect", reconnect, Reconnect)
@@ -127,6 +129,7 @@ def connect(
     _check_kind("inbox", inbox, InboxLimits)
     _check_kind("ssl_context", ssl_context, ssl.SSLContext, or_none=True)
     _check_kind("compression", compression, bool)
+    _check_wire(wire, compression)
     _check_callable("open_stream", open_stream)
     _check_callable("credentials", credentials)
     _check_callable("greet", greet)
@@ -143,6 +146,7 @@ def connect(
             ssl_context=ssl_context,
             proxy=proxy,
             compression=compression,
+            wire=wire,
             max_message_bytes=inbox.message_bytes,
             open_stream=open_stream,
         ),
@@ -157,15 +161,20 @@ def connect(
     return run_connection(lambda: Connection(settings, resolved))
 
 
-def _refuse_unbuilt(session: str, store: object, fallback: object, wire: str) -> None:
+def _refuse_unbuilt(session: str, store: object, fallback: object) -> None:
     if session not in ("offer", "off"):
         raise OptionError("session", 'must be "offer" or "off"', session)
     if store is not None:
         raise OptionError("store", _UNBUILT, store)
     if fallback is not None:
         raise OptionError("fallback", _UNBUILT, fallback)
-    if wire != "websockets":
-        raise OptionError("wire", 'must be "websockets"', wire)
+
+
+def _check_wire(wire: WireName, compression: bool) -> None:
+    if wire not in get_args(WireName):
+        raise OptionError("wire", 'must be "websockets" or "trio-websocket"', wire)
+    if wire == "trio-websocket" and compression:
+        raise OptionError("compression", 'must be False with wire="trio-websocket"', compression)
 
 
 def _check_kind(field: str, value: object, kind: type, *, or_none: bool = False) -> None:

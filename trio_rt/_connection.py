@@ -148,8 +148,19 @@ class Supervised(Endpoint):
         """
         self._route.dialling(trio.current_time())
         self._post(Trigger.DIALLING, cause=self.state.cause)
+        async with trio.open_nursery() as nursery:
+            try:
+                result: tuple[LinkError | None, bool] | Exception = await self._link_once(nursery)
+            except Exception as error:  # a bug of ours; it is not to leave in a group
+                result = error
+            nursery.cancel_scope.cancel()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    async def _link_once(self, nursery: trio.Nursery) -> tuple[LinkError | None, bool]:
         try:
-            wire, received = await self._dial()
+            wire, received = await self._dial(nursery)
         except LinkError as cause:
             return cause, False
         link = Link(wire, self._mailbox, self._new_pulse(), self._heartbeat_maker)
@@ -162,7 +173,7 @@ class Supervised(Endpoint):
         )
         return link.cause, True
 
-    async def _dial(self) -> tuple[Wire, list[str | bytes]]:
+    async def _dial(self, nursery: trio.Nursery) -> tuple[Wire, list[str | bytes]]:
         """Credentials, dial and greet within `open_timeout_s`: the wire, and what it brought."""
         settings, route, hooks = self._settings, self._route, self._settings.hooks
         stage = "credentials"
@@ -176,7 +187,7 @@ class Supervised(Endpoint):
                 )
             )
             stage = "dial"
-            wire = await self._dial_with(granted)
+            wire = await self._dial_with(granted, nursery)
             stage = "greet"
             try:
                 return wire, await hooks.greet_on(wire)
@@ -188,7 +199,7 @@ class Supervised(Endpoint):
             stage=stage,
         )
 
-    async def _dial_with(self, granted: Granted) -> Wire:
+    async def _dial_with(self, granted: Granted, nursery: trio.Nursery) -> Wire:
         settings = self._settings
         renewed = {name.lower() for name, _ in granted.headers}
         kept = [header for header in settings.headers if header[0].lower() not in renewed]
@@ -196,6 +207,7 @@ class Supervised(Endpoint):
             return await dial(
                 granted.url or self._route.url,
                 settings.dial,
+                nursery=nursery,
                 headers=(*kept, *granted.headers),
                 protocols=granted.protocols or settings.protocols,
                 protocols_elsewhere=settings.protocols,

@@ -18,7 +18,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
-from typing import Final, TypeAlias
+from typing import Final, Literal, NoReturn, TypeAlias
 
 import attrs
 import trio
@@ -29,6 +29,7 @@ from websockets.http11 import Response
 from websockets.protocol import OPEN
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI
+from websockets.utils import accept_key
 
 from ._ambient import ambient
 from ._http_reply import BadReply, NoReply, Reply, read_excerpt, read_reply
@@ -38,9 +39,10 @@ from ._tls import TlsStream
 from .errors import DialError, HandshakeError, OptionError
 from .protocol.url import Url
 from .wires import Wire
+from .wires.trio_websocket import TrioWebsocketWire
 from .wires.websockets import QUIET, WebSocketsWire, size_limit
 
-__all__ = ["DialOptions", "OpenStream", "dial"]
+__all__ = ["DialOptions", "OpenStream", "WireName", "dial"]
 
 OpenStream: TypeAlias = Callable[[str, int], Awaitable[trio.abc.Stream]]
 
@@ -67,9 +69,13 @@ RESERVED: Final = frozenset(
     }
 )
 _TOKEN: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
+_KEY: Final = re.compile(rb"\r\nSec-WebSocket-Key: ([0-9A-Za-z+/=]+)\r\n", re.IGNORECASE)
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 _Items: TypeAlias = Sequence[tuple[str, str]]
+
+#: The package that speaks WebSocket.
+WireName: TypeAlias = Literal["websockets", "trio-websocket"]
 
 
 def _check_proxy(instance: object, attribute: object, value: str | None) -> None:
@@ -89,6 +95,7 @@ class DialOptions:
     ssl_context: ssl.SSLContext | None = None
     proxy: str | None = attrs.field(default=None, validator=_check_proxy, repr=False)
     compression: bool = False
+    wire: WireName = "websockets"
     max_message_bytes: float
     open_stream: OpenStream | None = None
 
@@ -97,13 +104,15 @@ async def dial(
     url: Url,
     options: DialOptions,
     *,
+    nursery: trio.Nursery,
     headers: _Items = (),
     protocols: Sequence[str] = (),
     protocols_elsewhere: Sequence[str] = (),
 ) -> Wire:
     """Dial `url` once; redirects are followed.
 
-    At another origin than the first there are no `headers`, and only
+    What the wire needs to have running runs in `nursery`, and ends with the
+    wire. At another origin than the first there are no `headers`, and only
     `protocols_elsewhere` are offered: a subprotocol may be a token.
 
     Raises `DialError`, `HandshakeError`, or, before any I/O, `OptionError` for
@@ -112,7 +121,7 @@ async def dial(
     check_headers(headers)
     check_protocols(protocols)
     for _ in range(REDIRECTS + 1):
-        result = await _attempt(url, options, headers, protocols)
+        result = await _attempt(url, options, headers, protocols, nursery)
         if not isinstance(result, Url):
             return result
         if not url.same_origin(result):
@@ -141,7 +150,11 @@ def check_protocols(protocols: Sequence[str]) -> None:
 
 
 async def _attempt(
-    url: Url, options: DialOptions, headers: _Items, protocols: Sequence[str]
+    url: Url,
+    options: DialOptions,
+    headers: _Items,
+    protocols: Sequence[str],
+    nursery: trio.Nursery,
 ) -> Wire | Url:
     """A wire, or where a redirect leads."""
     stream = await _connect(url, options)
@@ -149,7 +162,10 @@ async def _attempt(
     try:
         if url.secure:
             stream = await _secure(stream, url, options.ssl_context)
-        result = await _shake(stream, url, options, headers, protocols)
+        if options.wire == "websockets":
+            result = await _shake(stream, url, options, headers, protocols)
+        else:
+            result = await _shake_by_package(stream, url, options, headers, protocols, nursery)
         return result
     finally:
         if result is None or isinstance(result, Url):
@@ -217,8 +233,47 @@ async def _shake(
     protocols: Sequence[str],
 ) -> Wire | Url:
     protocol = _protocol(url, options, protocols)
+    reply = await _ask(stream, url, protocol, _request(protocol, url, headers))
+    if isinstance(reply, Url):
+        return reply
+    return WebSocketsWire(
+        stream, protocol, max_message_bytes=options.max_message_bytes, leftover=reply.rest
+    )
+
+
+async def _shake_by_package(
+    stream: trio.abc.Stream,
+    url: Url,
+    options: DialOptions,
+    headers: _Items,
+    protocols: Sequence[str],
+    nursery: trio.Nursery,
+) -> Wire | Url:
+    """The package makes the request; the answer is judged here as any other is."""
+    protocol = _protocol(url, options, protocols)
+    wire = TrioWebsocketWire(stream, max_message_bytes=options.max_message_bytes)
+    opened = False
     try:
-        await stream.send_all(_request(protocol, url, headers))
+        (_, host), *others = _own_headers(url, headers)
+        request: bytes = await nursery.start(wire.run, host, url.resource, protocols, others)
+        protocol.key = _key(request)
+        reply = await _ask(stream, url, protocol, request)
+        if isinstance(reply, Url):
+            return reply
+        await wire.open(accept_key(protocol.key), protocol.subprotocol, reply.rest)
+        opened = True
+        return wire
+    finally:
+        if not opened:
+            wire.abort()
+
+
+async def _ask(
+    stream: trio.abc.Stream, url: Url, protocol: ClientProtocol, request: bytes
+) -> Reply | Url:
+    """The server's consent, or where it redirects to."""
+    try:
+        await stream.send_all(request)
         reply = await read_reply(stream)
     except BadReply as error:
         raise HandshakeError(f"no WebSocket at {url}: {error}") from error
@@ -228,9 +283,7 @@ async def _shake(
     if reply.status != 101:
         return _redirect(url, reply) or await _refused(stream, url, reply)
     _check_upgrade(protocol, url, reply)
-    return WebSocketsWire(
-        stream, protocol, max_message_bytes=options.max_message_bytes, leftover=reply.rest
-    )
+    return reply
 
 
 def _protocol(url: Url, options: DialOptions, protocols: Sequence[str]) -> ClientProtocol:
@@ -252,16 +305,28 @@ def _protocol(url: Url, options: DialOptions, protocols: Sequence[str]) -> Clien
 def _request(protocol: ClientProtocol, url: Url, headers: _Items) -> bytes:
     request = protocol.connect()
     request.path = url.resource
-    items = dict(request.headers.raw_items())
-    items["Host"] = url.netloc
+    own = _own_headers(url, headers)
+    names = {name.lower() for name, _ in own}
+    others = [item for item in request.headers.raw_items() if item[0].lower() not in names]
+    request.headers = Headers([*own, *others])
+    return request.serialize()
+
+
+def _own_headers(url: Url, headers: _Items) -> list[tuple[str, str]]:
+    """All but the handshake's own: the host first, and the program's win."""
+    items = {"Host": url.netloc, "User-Agent": "trio-rt"}
     if url.user_info is not None:
         token = base64.b64encode(":".join(url.user_info).encode()).decode()
         items["Authorization"] = f"Basic {token}"
-    items["User-Agent"] = "trio-rt"
     given = {name.lower() for name, _ in headers}
     kept = [(name, value) for name, value in items.items() if name.lower() not in given]
-    request.headers = Headers([*kept, *headers])
-    return request.serialize()
+    return sorted([*kept, *headers], key=lambda item: item[0].lower() != "host")
+
+
+def _key(request: bytes) -> str:
+    found = _KEY.search(request)
+    assert found is not None
+    return found[1].decode()
 
 
 def _check_upgrade(protocol: ClientProtocol, url: Url, reply: Reply) -> None:
@@ -288,7 +353,7 @@ def _redirect(url: Url, reply: Reply) -> Url | None:
         raise HandshakeError(message, status=reply.status, headers=reply.merged()) from error
 
 
-async def _refused(stream: trio.abc.Stream, url: Url, reply: Reply) -> Wire | Url:
+async def _refused(stream: trio.abc.Stream, url: Url, reply: Reply) -> NoReturn:
     try:
         phrase = f" ({http.HTTPStatus(reply.status).phrase})"
     except ValueError:

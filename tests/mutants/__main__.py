@@ -35,7 +35,16 @@ FAILED: Final = 1
 def _command(test: str) -> list[str]:
     kind, _, rest = test.partition(" ")
     if kind == "sweep":
-        return [sys.executable, "-m", "tests.promises", "--fail-fast", "--seeds", rest]
+        return [
+            sys.executable,
+            "-m",
+            "tests.promises",
+            "--fail-fast",
+            "--seeds",
+            rest,
+            "--wire",
+            "websockets",
+        ]
     flags = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:warnings"]
     return [sys.executable, "-m", "pytest", *flags, test]
 

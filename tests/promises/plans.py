@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeAlias
 import attrs
 
 from trio_rt import InboxLimits, Liveness, OutboxLimits, Priority, Reconnect
+from trio_rt._dial import WireName
 from trio_rt._endpoint import WhenOffline
 
 __all__ = ["Ending", "PeerPlan", "Plan", "Reading", "Send", "Sender", "Verb", "draw_plan"]
@@ -102,6 +103,7 @@ class PeerPlan:
 class Plan:
     seed: int
     codec: Literal["raw", "json", "msgpack"]
+    wire: WireName
     compression: bool
     reconnect: Reconnect
     liveness: Liveness
@@ -247,8 +249,8 @@ class _Draws:
         )
 
 
-def draw_plan(seed: int, *, pace: float = 1.0) -> Plan:
-    """The plan of `seed`. `pace` scales every duration."""
+def draw_plan(seed: int, *, pace: float = 1.0, wire: WireName = "websockets") -> Plan:
+    """The plan of `seed`, the same on every wire. `pace` scales every duration."""
     draws = _Draws(seed, pace)
     pick, chance = draws.random.choice, draws.chance
     codec: Literal["raw", "json", "msgpack"] = pick(("raw", "json", "json", "msgpack"))
@@ -256,7 +258,8 @@ def draw_plan(seed: int, *, pace: float = 1.0) -> Plan:
     return Plan(
         seed=seed,
         codec=codec,
-        compression=chance(0.15),
+        wire=wire,
+        compression=chance(0.15) and wire == "websockets",
         reconnect=draws.reconnect(),
         liveness=draws.liveness(raw=raw),
         server_liveness=draws.liveness(raw=raw),

@@ -187,6 +187,7 @@ class Scene:
                 outbox=plan.outbox,
                 inbox=plan.inbox,
                 compression=plan.compression,
+                wire=plan.wire,
                 open_timeout_s=plan.open_timeout_s,
                 close_timeout_s=plan.close_timeout_s,
             ) as conn:

@@ -6,6 +6,7 @@ from typing import Final, get_args
 
 import trio
 
+from trio_rt._dial import WireName
 from trio_rt.testing import Chaos, FaultKind, VirtualNetwork, jump_wall_clock, run
 
 from .carriers import HOST, url
@@ -84,10 +85,10 @@ async def _tell(plan: Plan) -> Story:
     return story
 
 
-def tell(seed: int) -> Story:
+def tell(seed: int, wire: WireName = "websockets") -> Story:
     """Run the story of `seed` in virtual time, and return what was observed."""
     found: list[str] = []
     with listening_to_logs(found):
-        story = run(_tell, draw_plan(seed), seed=seed, limit_s=LIMIT_S)
+        story = run(_tell, draw_plan(seed, wire=wire), seed=seed, limit_s=LIMIT_S)
     story.logged = found
     return story

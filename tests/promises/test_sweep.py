@@ -4,10 +4,12 @@ import gc
 import statistics
 import weakref
 from collections import Counter
+from typing import get_args
 
 import pytest
 
 from trio_rt import Gap, Reset
+from trio_rt._dial import WireName
 
 from .checks import breaches
 from .checks_links import delay_shares
@@ -49,20 +51,21 @@ def _met(story: Story) -> Counter[str]:
     return +met
 
 
+@pytest.mark.parametrize("wire", get_args(WireName))
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
-def test_every_promise_holds(first: int) -> None:
+def test_every_promise_holds(first: int, wire: WireName) -> None:
     """No promise of a plain link is broken in these 100 stories, which met everything there is."""
     broken: dict[int, list[str]] = {}
     met: Counter[str] = Counter()
     shares: list[float] = []
     for seed in range(first, first + CHUNK):
-        story = tell(seed)
+        story = tell(seed, wire)
         if found := breaches(story):
             broken[seed] = found
         met += _met(story)
         shares += delay_shares(story)
     report = "\n".join(
-        f"python -m tests.promises --seeds {seed}\n    {faults[0]}"
+        f"python -m tests.promises --wire {wire} --seeds {seed}\n    {faults[0]}"
         for seed, faults in broken.items()
     )
     assert not broken, report
@@ -71,16 +74,19 @@ def test_every_promise_holds(first: int) -> None:
     assert 0.35 < statistics.mean(shares) < 0.65
 
 
+@pytest.mark.parametrize("wire", get_args(WireName))
 @pytest.mark.parametrize("seed", [1, 7, 20, 63])
-def test_a_seed_is_one_story(seed: int) -> None:
+def test_a_seed_is_one_story(seed: int, wire: WireName) -> None:
     """The same seed gives the same trace, to the byte and the time; another gives another."""
-    assert tell(seed).trace_hash == tell(seed).trace_hash != tell(seed + 1).trace_hash
+    first, again, another = (tell(number, wire) for number in (seed, seed, seed + 1))
+    assert first.trace_hash == again.trace_hash != another.trace_hash
 
 
+@pytest.mark.parametrize("wire", get_args(WireName))
 @pytest.mark.parametrize("seed", [20, 99, 151])
-def test_a_story_leaves_nothing_in_memory(seed: int) -> None:
+def test_a_story_leaves_nothing_in_memory(seed: int, wire: WireName) -> None:
     """Cycles through what the collector does not look into would keep all of it, for ever."""
-    story = weakref.ref(tell(seed))
+    story = weakref.ref(tell(seed, wire))
     gc.collect()
     assert story() is None
 

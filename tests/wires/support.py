@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import attrs
 import pytest
+import trio
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 from websockets.protocol import CLIENT, SERVER, Protocol, Side
 from websockets.streams import StreamReader
+from websockets.utils import accept_key
 
+from trio_rt._dial import WireName
 from trio_rt._streams import DirectStream
+from trio_rt.errors import LinkClosed
+from trio_rt.wires import Wire
 from trio_rt.wires._framing import Lane
-from trio_rt.wires.websockets import QUIET, WebSocketsWire
+from trio_rt.wires.trio_websocket import TrioWebsocketWire
+from trio_rt.wires.websockets import QUIET, WebSocketsWire, size_limit
 
 __all__ = ["Lane"]
 
@@ -82,3 +89,51 @@ def wire_pair(
         made = protocol(side, limit=limit, extensions=extensions)
         wires.append(WebSocketsWire(stream, made, max_message_bytes=limit, fragments=fragments))
     return wires[0], wires[1]
+
+
+@asynccontextmanager
+async def open_client(
+    kind: WireName,
+    stream: trio.abc.Stream,
+    *,
+    limit: float = 2**20,
+    fragments: float = 4096,
+    leftover: bytes = b"",
+) -> AsyncIterator[Wire]:
+    """A client's wire past its handshake, of which nothing has touched the stream."""
+    if kind == "websockets":
+        wire = WebSocketsWire(
+            stream,
+            protocol(CLIENT, limit=size_limit(limit)),
+            max_message_bytes=limit,
+            fragments=fragments,
+            leftover=leftover,
+        )
+        yield wire
+        wire.abort()
+        return
+    other = TrioWebsocketWire(stream, max_message_bytes=limit, fragments=fragments)
+    async with trio.open_nursery() as nursery:
+        request = await nursery.start(other.run, "example.org", "/", [], [])
+        key = request.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0].decode()
+        await other.open(accept_key(key), None, leftover)
+        yield other
+        other.abort()
+
+
+async def receive(wire: Wire, count: int) -> list[str | bytes]:
+    messages: list[str | bytes] = []
+    with trio.fail_after(10):
+        while len(messages) < count:
+            messages += await wire.receive()
+    return messages
+
+
+async def receive_end(wire: Wire) -> LinkClosed:
+    """What ends the link, once nothing else comes."""
+    with trio.fail_after(10):
+        while True:
+            try:
+                assert await wire.receive() == []
+            except LinkClosed as closed:
+                return closed

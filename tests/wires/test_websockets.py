@@ -1,25 +1,18 @@
-"""trio_rt.wires.websockets"""
+"""trio_rt.wires.websockets: what `test_contract` does not ask of every wire."""
 
 from __future__ import annotations
 
 import math
 import os
-import socket
-import ssl
-import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import pytest
 import trio
 import trio.testing
-import trustme
 from websockets.frames import Frame, Opcode
 from websockets.protocol import CLIENT, SERVER, Side
 
 from trio_rt._streams import DirectStream
-from trio_rt._tls import TlsStream
-from trio_rt.errors import LinkClosed, OptionError
-from trio_rt.wires import Wire
 from trio_rt.wires.websockets import FRAGMENT_BYTES, WebSocketsWire, size_limit
 
 from .support import (
@@ -31,8 +24,9 @@ from .support import (
     TEXT,
     Sent,
     frame,
-    parse,
     protocol,
+    receive,
+    receive_end,
     small_pair,
     wire_pair,
 )
@@ -48,24 +42,6 @@ async def wires(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
     yield client, server
     client.abort()
     server.abort()
-
-
-async def receive(wire: Wire, count: int) -> list[str | bytes]:
-    messages: list[str | bytes] = []
-    with trio.fail_after(10):
-        while len(messages) < count:
-            messages += await wire.receive()
-    return messages
-
-
-async def receive_end(wire: Wire) -> LinkClosed:
-    """What ends the link, once nothing else comes."""
-    with trio.fail_after(10):
-        while True:
-            try:
-                assert await wire.receive() == []
-            except LinkClosed as closed:
-                return closed
 
 
 def raw(
@@ -170,64 +146,6 @@ async def test_a_part_of_a_message_is_life_but_no_message() -> None:
     server.abort()
 
 
-async def test_what_was_read_behind_the_handshake_comes_first() -> None:
-    """`leftover` is parsed by the first receive."""
-    left, right = small_pair()
-    data = frame(TEXT, b"one") + frame(TEXT, b"two")
-    wire = WebSocketsWire(left, protocol(CLIENT), max_message_bytes=100, leftover=data[:7])
-    async with right:
-        await right.send_all(data[7:])
-        with trio.testing.assert_checkpoints():
-            assert await wire.receive() == ["one"]
-        assert await wire.receive() == ["two"]
-        assert wire.bytes_in == len(data)
-    wire.abort()
-
-
-async def test_every_send_and_receive_is_a_checkpoint(wires: Pair) -> None:
-    """Also where nothing has to be waited for."""
-    client, server = wires
-    for batch in ([], [Sent(b"x")], [Sent(b"x")] * 3):
-        with trio.testing.assert_checkpoints():
-            await client.send(batch)
-    with trio.testing.assert_checkpoints():
-        await server.receive()
-    with trio.testing.assert_checkpoints():
-        await client.flush()
-
-
-async def test_a_cancelled_receive_loses_nothing(wires: Pair) -> None:
-    """The next one gets the message."""
-    client, server = wires
-    client.send_nowait([Sent(b"kept")])
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await server.receive()
-    assert scope.cancelled_caught
-    assert await receive(server, 1) == ["kept"]
-
-
-async def test_a_cancelled_send_breaks_the_link_and_tells_how_far_it_came() -> None:
-    """`written` counts the whole messages; the peer gets no frame after the torn one."""
-    client, right = raw(CLIENT)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.send, [Sent(b"whole"), Sent(bytes(60_000), True)])
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.cancel_scope.cancel()
-    assert client.written == 1
-    taken = client.bytes_out
-    assert not client.send_nowait([Sent(b"x")])
-    assert not client.ping()
-    with pytest.raises(trio.BrokenResourceError):
-        await client.send([Sent(b"x")])
-    with pytest.raises(trio.BrokenResourceError):
-        await client.flush()
-    with trio.fail_after(5):
-        await client.close()
-        assert sum([len(chunk) async for chunk in right]) == taken
-    await right.aclose()
-
-
 async def test_a_send_cancelled_behind_a_remainder_breaks_the_link() -> None:
     """The batch is lost in part or whole, so nothing may follow it."""
     client, right = raw(CLIENT)
@@ -262,53 +180,6 @@ async def test_what_is_compressed_is_taken_in_even_by_a_full_kernel() -> None:
         server.abort()
 
 
-async def test_a_send_that_was_cancelled_before_it_began_breaks_nothing(wires: Pair) -> None:
-    """Nothing was taken in."""
-    client, server = wires
-    with trio.CancelScope() as scope:
-        scope.cancel()
-        await client.send([Sent(b"never")])
-    assert client.bytes_out == 0
-    assert client.send_nowait([Sent(b"ever")])
-    assert await receive(server, 1) == ["ever"]
-
-
-async def test_one_task_sends() -> None:
-    """A second one is busy, and direct writes do not get into a batch."""
-    client, server = wire_pair()
-    batch = [Sent(bytes(60_000), True)] * 3
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.send, batch)
-        await trio.testing.wait_all_tasks_blocked()
-        with pytest.raises(trio.BusyResourceError):
-            await client.send([Sent(b"x")])
-        assert not client.send_nowait([Sent(b"x")])
-        assert len(await receive(server, 3)) == 3
-    client.abort()
-    server.abort()
-
-
-async def test_a_stream_without_try_send_will_do() -> None:
-    """Everything goes by the writer; a pong waits for its flush."""
-    left, right = trio.testing.memory_stream_pair()
-    client = WebSocketsWire(left, protocol(CLIENT), max_message_bytes=100)
-    server = WebSocketsWire(right, protocol(SERVER), max_message_bytes=100)
-    assert not client.send_nowait([Sent(b"x")])
-    assert client.ping()
-    await client.send([Sent(b"hello")])
-    assert await receive(server, 1) == ["hello"]
-    assert server.wants_flush
-    await server.flush()
-    assert await client.receive() == []
-    assert client.pongs == 1
-    with trio.fail_after(5):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.close, 1001)
-            assert (await receive_end(server)).code == 1001
-            await server.close()
-    assert (await receive_end(client)).code == 1001
-
-
 async def test_a_stream_without_try_send_takes_compressed_messages() -> None:
     """A refused direct write has not moved the compressor."""
     client, server = wire_pair(compressed=True)
@@ -323,15 +194,6 @@ async def test_a_stream_without_try_send_takes_compressed_messages() -> None:
 
 
 # -- pings ------------------------------------------------------------------
-
-
-async def test_a_ping_is_answered_by_receiving(wires: Pair) -> None:
-    """Both sides; the pong is counted, with its bytes."""
-    for one, other in (wires, wires[::-1]):
-        assert not one.ping()
-        assert await other.receive() == []
-        assert await one.receive() == []
-        assert one.pongs == 1
 
 
 async def test_all_pings_of_a_read_are_answered_in_order() -> None:
@@ -370,73 +232,6 @@ async def test_a_peer_that_pings_and_does_not_read_costs_no_memory() -> None:
 # -- ends -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("closer", [0, 1])
-async def test_the_closing_handshake(wires: Pair, closer: int) -> None:
-    """Either side may begin; both learn code and reason, after the messages before it."""
-    ours, theirs = wires[closer], wires[1 - closer]
-    with trio.fail_after(5):
-        async with trio.open_nursery() as nursery:
-            ours.send_nowait([Sent(b"last")])
-            nursery.start_soon(ours.close, 4001, "done")
-            assert await receive(theirs, 1) == ["last"]
-            closed = await receive_end(theirs)
-            await theirs.close()
-    assert (closed.code, closed.reason, closed.by_peer) == (4001, "done", True)
-    echoed = await receive_end(ours)
-    assert (echoed.code, echoed.reason, echoed.by_peer) == (4001, "done", True)
-
-
-async def test_both_sides_may_close_at_once(wires: Pair) -> None:
-    """Neither waits for the other."""
-    with trio.fail_after(5):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wires[0].close, 1000)
-            nursery.start_soon(wires[1].close, 1001)
-    assert (await receive_end(wires[0])).code == 1001
-    assert (await receive_end(wires[1])).code == 1000
-
-
-async def test_closing_discards_data_and_answers_pings() -> None:
-    """Until the peer's close comes, which ends it."""
-    client, right = raw(CLIENT)
-    async with right:
-        with trio.fail_after(5):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(client.close)
-                await right.send_all(frame(TEXT, b"late") + frame(PING, b"still there?"))
-                answers = b""
-                while len(answers) < 8 + 18:
-                    answers += await right.receive_some()
-                assert [(f.opcode, f.data) for f in parse(answers, masked=True)] == [
-                    (CLOSE, b"\x03\xe8"),
-                    (PONG, b"still there?"),
-                ]
-                await right.send_all(frame(CLOSE, b"\x03\xe8"))
-                await right.send_eof()
-
-
-async def test_a_client_waits_for_the_server_to_close_tcp() -> None:
-    """RFC 6455, 7.1.1: so that the server's port is not left in TIME_WAIT here."""
-    client, right = raw(CLIENT)
-    done = trio.Event()
-
-    async def close() -> None:
-        await client.close()
-        done.set()
-
-    async with right:
-        with trio.fail_after(5):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(close)
-                await right.send_all(frame(CLOSE, b"\x03\xe8"))
-                await trio.testing.wait_all_tasks_blocked()
-                assert not done.is_set()
-                await right.send_eof()
-                await done.wait()
-                received = [chunk async for chunk in right]
-    assert len(b"".join(received)) == 8
-
-
 async def test_a_server_closes_tcp_at_once() -> None:
     """It has nothing more to hear."""
     server, right = raw(SERVER)
@@ -446,78 +241,6 @@ async def test_a_server_closes_tcp_at_once() -> None:
                 nursery.start_soon(server.close, 1012)
                 await right.send_all(frame(CLOSE, b"\x03\xf4", to=SERVER))
             assert [chunk async for chunk in right] == [frame(CLOSE, b"\x03\xf4")]
-
-
-async def test_a_cancelled_close_closes_the_socket() -> None:
-    """A peer that never answers holds nothing."""
-    client, right = raw(CLIENT)
-    async with right:
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(client.close)
-                await trio.testing.wait_all_tasks_blocked()
-                scope.cancel()
-        with trio.fail_after(5):
-            assert len(b"".join([chunk async for chunk in right])) == 8
-    assert (await receive_end(client)).by_peer is False
-
-
-async def test_closing_a_broken_link_closes_the_socket() -> None:
-    """Without an error."""
-    client, right = raw(CLIENT)
-    right.abort()
-    with trio.fail_after(5):
-        await client.close()
-        assert (await receive_end(client)).code == 1006
-    with pytest.raises(trio.ClosedResourceError):
-        await client._stream.receive_some()
-
-
-async def test_an_end_without_a_close_is_1006() -> None:
-    """The peer's doing; close is quick then."""
-    for side in (CLIENT, SERVER):
-        wire, right = raw(side)
-        await right.aclose()
-        closed = await receive_end(wire)
-        assert (closed.code, closed.by_peer) == (1006, True)
-        with trio.fail_after(5):
-            await wire.close()
-
-
-async def test_a_reset_is_1006_with_its_cause() -> None:
-    """The stream's error is chained."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        left = socket.create_connection(listener.getsockname())
-        right, _ = listener.accept()
-    wire = WebSocketsWire(DirectStream(left), protocol(CLIENT), max_message_bytes=100)
-    right.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    right.close()
-    closed = await receive_end(wire)
-    assert (closed.code, closed.by_peer) == (1006, True)
-    assert isinstance(closed.__cause__, trio.BrokenResourceError)
-    wire.abort()
-
-
-async def test_abort_ends_everything_and_may_be_repeated() -> None:
-    """A waiting reader gets LinkClosed, not the peer's doing; the peer sees the end."""
-    client, right = raw(CLIENT)
-    ends = []
-
-    async def read() -> None:
-        ends.append(await receive_end(client))
-
-    async with right:
-        with trio.fail_after(5):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(read)
-                await trio.testing.wait_all_tasks_blocked()
-                client.abort()
-                client.abort()
-            assert await right.receive_some() == b""
-    assert (ends[0].code, ends[0].by_peer) == (1006, False)
-    assert not client.send_nowait([Sent(b"x")])
-    with pytest.raises(trio.BrokenResourceError):
-        await client.send([Sent(b"x")])
 
 
 async def test_close_nowait_says_goodbye_if_it_can() -> None:
@@ -551,56 +274,6 @@ async def test_nothing_is_sent_after_a_close() -> None:
             assert [chunk async for chunk in right] == [frame(CLOSE, b"\x03\xe8")]
 
 
-async def test_a_long_reason_is_cut_at_a_character() -> None:
-    """A close frame has room for 123 bytes of it."""
-    server, right = raw(SERVER)
-    server.close_nowait(1000, "ü" * 100)
-    async with right:
-        with trio.fail_after(5):
-            data = await right.receive_some()
-    assert data == frame(CLOSE, b"\x03\xe8" + ("ü" * 61).encode())
-
-
-@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 2999, 5000])
-async def test_a_code_that_may_not_be_sent_is_refused(code: int) -> None:
-    """Before anything is written."""
-    server, right = raw(SERVER)
-    with pytest.raises(OptionError, match="code"):
-        await server.close(code)
-    with pytest.raises(OptionError, match="code"):
-        server.close_nowait(code)
-    assert server.bytes_out == 0
-    server.abort()
-    await right.aclose()
-
-
-FAULTS = {
-    1002: b"\x83\x00",
-    1007: frame(TEXT, b"\xff"),
-    1009: b"\x82\x7e\xff\xff",
-}
-
-
-@pytest.mark.parametrize("code", FAULTS)
-async def test_a_fault_of_the_peer_closes_the_link_with_its_code(code: int) -> None:
-    """The messages before it are delivered first, and the peer is told."""
-    client, right = raw(CLIENT, limit=1000)
-    async with right:
-        await right.send_all(frame(TEXT, b"good") + FAULTS[code])
-        assert await receive(client, 1) == ["good"]
-        closed = await receive_end(client)
-        assert (closed.code, closed.by_peer) == (code, False)
-        made = protocol(SERVER)
-        made.receive_data(await right.receive_some())
-        assert made.close_rcvd is not None
-        assert made.close_rcvd.code == code
-        with trio.fail_after(5):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(client.close)
-                await right.send_all(b"x" * 100_000)
-                await right.send_eof()
-
-
 async def test_the_fragment_limit_is_the_one_given() -> None:
     """One more is 1009."""
     server, right = raw(SERVER, fragments=2)
@@ -631,56 +304,6 @@ async def test_a_server_that_found_a_fault_reads_on_until_the_peer_has_its_close
                 nursery.start_soon(server.close)
                 received = b"".join([chunk async for chunk in right])
     assert received[:4] == b"\x88" + bytes([received[1]]) + (1009).to_bytes(2, "big")
-
-
-# -- TLS --------------------------------------------------------------------
-
-
-async def tls_pair() -> Pair:
-    authority = trustme.CA()
-    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("example.org").configure_cert(server_context)
-    client_context = ssl.create_default_context()
-    authority.configure_trust(client_context)
-    left, right = small_pair()
-    client = TlsStream(left, client_context, server_hostname="example.org")
-    server = TlsStream(right, server_context, server_side=True)
-    with trio.fail_after(5):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.do_handshake)
-            nursery.start_soon(server.do_handshake)
-    return (
-        WebSocketsWire(client, protocol(CLIENT), max_message_bytes=2**20),
-        WebSocketsWire(server, protocol(SERVER), max_message_bytes=2**20),
-    )
-
-
-async def test_a_link_over_tls() -> None:
-    """Direct writes, large messages both ways, and the closing handshake."""
-    client, server = await tls_pair()
-    assert client.send_nowait([Sent(b"hello")])
-    assert (client.written, client.idle) == (1, True)
-    assert await receive(server, 1) == ["hello"]
-    batch: Sequence[Sent] = [Sent(os.urandom(size), True) for size in SIZES]
-    with trio.fail_after(10):
-        for one, other in ((client, server), (server, client)):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(one.send, batch)
-                assert await receive(other, len(batch)) == [m.data for m in batch]
-            assert one.written == len(batch) + (one is client)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.close, 1001)
-            assert (await receive_end(server)).code == 1001
-            await server.close()
-
-
-async def test_over_tls_a_cut_is_1006() -> None:
-    """No close_notify, no orderly end."""
-    client, server = await tls_pair()
-    server.abort()
-    closed = await receive_end(client)
-    assert (closed.code, closed.by_peer) == (1006, True)
-    client.abort()
 
 
 def test_the_limit_as_websockets_wants_it() -> None:

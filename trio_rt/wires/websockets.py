@@ -31,15 +31,14 @@ from websockets.frames import Opcode
 from websockets.protocol import OPEN, SERVER, Protocol
 
 from .. import _outlet
-from .._outlet import Outlet
-from .._streams import READ_BYTES, abort_stream
-from ..errors import LinkClosed, OptionError
+from .._streams import READ_BYTES
+from ..errors import LinkClosed
 from . import Frame
 from ._assembly import Assembly
+from ._base import FRAGMENTS, StreamWire
 from ._framing import (
     BINARY,
     CONTINUATION,
-    PING,
     PONG,
     TEXT,
     encode_control,
@@ -52,17 +51,11 @@ __all__ = ["FRAGMENTS", "QUIET", "WebSocketsWire", "size_limit"]
 #: Messages above this are fragmented: so much is in the way of a control frame.
 FRAGMENT_BYTES: Final = 65_536
 
-#: Frames that a message may come in; the same as the `websockets` package.
-FRAGMENTS: Final = 4096
-
 #: A read for the rest of a long frame asks for at most this much.
 LONG_READ_BYTES: Final = 262_144
 
 #: Writes in a row without a wait before `send` gives other tasks a turn.
 WRITES_PER_TURN: Final = 16
-
-#: The longest reason of a close frame: RFC 6455, 5.5, less the code.
-REASON_BYTES: Final = 123
 
 #: A logger for `websockets` that drops everything: it would log whole requests
 #: and responses, tokens and cookies included, at DEBUG.
@@ -74,7 +67,7 @@ def size_limit(max_message_bytes: float) -> int | None:
     return None if math.isinf(max_message_bytes) else int(max_message_bytes)
 
 
-class WebSocketsWire:
+class WebSocketsWire(StreamWire):
     """A live WebSocket over a trio stream; `protocol` is past its handshake.
 
     `leftover` is what was read behind the handshake. `max_message_bytes` holds
@@ -92,44 +85,28 @@ class WebSocketsWire:
         fragments: float = FRAGMENTS,
         leftover: bytes = b"",
     ) -> None:
-        self._stream = stream
+        super().__init__(stream, masks=protocol.side is not SERVER, leftover=leftover)
         self._protocol = protocol
-        self._masks = protocol.side is not SERVER
-        self._outlet = Outlet(stream)
         self._assembly = Assembly(
             protocol, max_message_bytes=max_message_bytes, fragments=fragments
         )
-        self._leftover = leftover
-        self._sending = False
-        self._aborted = False
-        self.subprotocol: str | None = protocol.subprotocol
-        self.bytes_in = 0
-
-    # -- sending ------------------------------------------------------------
+        self.subprotocol = protocol.subprotocol
 
     @property
     def pongs(self) -> int:
         return self._assembly.pongs
 
     @property
-    def heard_at(self) -> float:
-        return getattr(self._stream, "heard_at", -math.inf)
+    def _ended(self) -> LinkClosed | None:
+        return self._assembly.ended
 
-    @property
-    def bytes_out(self) -> int:
-        return self._outlet.taken
+    def _end(self, closed: LinkClosed) -> None:
+        self._assembly.end(closed)
 
-    @property
-    def written(self) -> int:
-        return self._outlet.written
+    def _is_open(self) -> bool:
+        return self._protocol.state is OPEN
 
-    @property
-    def idle(self) -> bool:
-        return not self._sending and self._outlet.idle
-
-    @property
-    def wants_flush(self) -> bool:
-        return self._outlet.wants_flush
+    # -- sending ------------------------------------------------------------
 
     def send_nowait(self, batch: Sequence[Frame]) -> bool:
         if self._sending or self._protocol.state is not OPEN or not self._outlet.ready:
@@ -142,21 +119,6 @@ class WebSocketsWire:
         # What was deflated cannot be taken back: the compressor has moved on.
         frames = [frame for message in batch for frame in self._deflated(message)]
         return self._outlet.write_now(frames, keep=True)
-
-    async def send(self, batch: Sequence[Frame]) -> None:
-        self._check_open()
-        if self._sending:
-            raise trio.BusyResourceError("another task is sending on this link")
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._sending = True
-        finished = False
-        try:
-            await self._send(batch)
-            finished = True
-        finally:
-            self._sending = False
-            if not finished:
-                self._outlet.broken = True
 
     async def _send(self, batch: Sequence[Frame]) -> None:
         writes = 0
@@ -216,55 +178,17 @@ class WebSocketsWire:
         data = frame.data if isinstance(frame.data, memoryview) else bytes(frame.data)
         return encode_frame(opcode, data, masked=self._masks, fin=fin, rsv1=frame.rsv1)
 
-    def _check_open(self) -> None:
-        self._outlet.check()
-        if self._protocol.state is not OPEN:
-            raise trio.BrokenResourceError("the link is closing")
-
-    async def flush(self) -> None:
-        await self._outlet.flush()
-
-    def ping(self) -> bool:
-        frame = encode_control(PING, [b""], masked=self._masks)
-        self._outlet.put_control(_outlet.PING, frame)
-        return self._outlet.wants_flush
-
     # -- receiving ----------------------------------------------------------
 
-    async def receive(self) -> list[str | bytes]:
-        if self._assembly.ended is not None:
-            await trio.lowlevel.checkpoint()
-            raise self._assembly.ended
-        messages = await self._read()
-        if self._assembly.ended is not None and not messages:
-            raise self._assembly.ended
-        return messages
-
     async def _read(self) -> list[str | bytes]:
-        """One read: its messages; the end of the link goes to the assembly."""
-        try:
-            data = await self._read_bytes()
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            closed = LinkClosed(1006, str(error), by_peer=not self._aborted)
-            closed.__cause__ = error
-            self._assembly.end(closed)
-            return []
+        missing = self._assembly.missing
+        wanted = READ_BYTES if missing <= READ_BYTES else min(missing, LONG_READ_BYTES)
+        data = await self._read_some(wanted)
         if not data:
-            self._assembly.end(LinkClosed(1006, "the connection ended without a close"))
             return []
-        self.bytes_in += len(data)
         messages = self._assembly.feed(data)
         self._answer()
         return messages
-
-    async def _read_bytes(self) -> bytes:
-        if self._leftover:
-            await trio.lowlevel.checkpoint()
-            data, self._leftover = self._leftover, b""
-            return data
-        missing = self._assembly.missing
-        wanted = READ_BYTES if missing <= READ_BYTES else min(missing, LONG_READ_BYTES)
-        return bytes(await self._stream.receive_some(wanted))
 
     def _answer(self) -> None:
         """Pongs, and the close frame that the protocol made."""
@@ -273,72 +197,13 @@ class WebSocketsWire:
             frames = encode_control(PONG, pings, masked=self._masks)
             pings.clear()
             self._outlet.put_control(_outlet.PONG, frames)
-        self._put_close()
+        self._take_close()
 
-    def _put_close(self) -> None:
+    def _take_close(self) -> None:
         for data in self._protocol.data_to_send():
             if data:  # b"" asks for a half-close, which `close` does in its own time
                 self._outlet.put_control(_outlet.CLOSE, data)
 
-    # -- closing ------------------------------------------------------------
-
-    def _start_closing(self, code: int, reason: str) -> None:
-        if self._protocol.state is OPEN:
-            short = reason.encode()[:REASON_BYTES].decode(errors="ignore")
-            self._protocol.send_close(code, short)
-            self._put_close()
-
-    async def close(self, code: int = 1000, reason: str = "") -> None:
-        check_close_code(code)
-        finished = False
-        try:
-            self._start_closing(code, reason)
-            await self._finish_closing()
-            await self._stream.aclose()
-            finished = True
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            await trio.lowlevel.checkpoint()
-        finally:
-            if not finished:
-                self.abort()
-            self._end_here()
-
-    async def _finish_closing(self) -> None:
-        await self._outlet.flush()
-        while self._assembly.ended is None:
-            await self._read()
-            if self._outlet.wants_flush:
-                await self._outlet.flush()
-        closed = self._assembly.ended
-        # RFC 6455, 7.1.1: the server closes TCP first. After a breach it must
-        # not while data is on its way: the reset would overtake the close frame.
-        if self._masks or not closed.by_peer:
-            await self._read_to_the_end()
-
-    async def _read_to_the_end(self) -> None:
-        if not self._masks and isinstance(self._stream, trio.abc.HalfCloseableStream):
-            await self._stream.send_eof()
-        while data := await self._stream.receive_some(READ_BYTES):
-            self.bytes_in += len(data)
-
-    def close_nowait(self, code: int, reason: str = "") -> None:
-        check_close_code(code)
-        if self.idle:
-            self._start_closing(code, reason)
-        self.abort()
-
-    def abort(self) -> None:
-        if not self._aborted:
-            self._aborted = True
-            self._outlet.broken = True
-            self._end_here()
-            abort_stream(self._stream)
-
-    def _end_here(self) -> None:
-        self._assembly.end(LinkClosed(1006, "closed by this side", by_peer=False))
-
-
-def check_close_code(code: int) -> None:
-    """Raise `OptionError` for a code that no close frame may carry (RFC 6455, 7.4)."""
-    if not (code in (1000, 1001, 1002, 1003, *range(1007, 1015)) or 3000 <= code < 5000):
-        raise OptionError("code", "must be a close code that may be sent", code)
+    def _put_close(self, code: int, reason: str) -> None:
+        self._protocol.send_close(code, reason)
+        self._take_close()

@@ -1,0 +1,138 @@
+"""trio_rt.wires.trio_websocket: what `test_contract` does not ask of every wire."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+from trio_websocket import WebSocketConnection
+from websockets.utils import accept_key
+
+from trio_rt.errors import DialError, HandshakeError
+from trio_rt.wires.trio_websocket import QUEUED_MESSAGES, TrioWebsocketWire
+
+from .support import (
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    Sent,
+    frame,
+    open_client,
+    parse,
+    receive,
+    receive_end,
+    small_pair,
+)
+
+
+async def test_a_request_that_cannot_be_made() -> None:
+    """Is a `DialError`, and leaves no task."""
+    left, right = small_pair()
+    wire = TrioWebsocketWire(left, max_message_bytes=100)
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(DialError, match="makes no request") as caught:
+            await nursery.start(wire.run, "x" * 64, "/", [], [])
+        assert isinstance(caught.value.__cause__, UnicodeError)
+    wire.abort()
+    await right.aclose()
+
+
+async def test_a_consent_that_the_package_does_not_see() -> None:
+    """Is a `HandshakeError`, and ends its task."""
+    left, right = small_pair()
+    wire = TrioWebsocketWire(left, max_message_bytes=100)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(wire.run, "example.org", "/", [], [])
+        with pytest.raises(HandshakeError, match="refused"):
+            await wire.open(accept_key("another"), None, b"")
+    wire.abort()
+    await right.aclose()
+
+
+async def test_the_subprotocol_is_told() -> None:
+    """As the server chose it."""
+    left, right = small_pair()
+    wire = TrioWebsocketWire(left, max_message_bytes=100)
+    async with trio.open_nursery() as nursery:
+        request = await nursery.start(wire.run, "example.org", "/", ["a", "b"], [("X", "ü")])
+        key = request.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0].decode()
+        assert b"\r\nX: \xfc\r\n" in request
+        await wire.open(accept_key(key), "b", b"")
+        assert wire.subprotocol == "b"
+        wire.abort()
+    await right.aclose()
+
+
+async def test_messages_that_nobody_takes_keep_no_ping_waiting() -> None:
+    """A reader that always takes them is all it needs: its queue is never what blocks."""
+    left, right = small_pair()
+    many = QUEUED_MESSAGES * 3
+    async with open_client("trio-websocket", left) as wire, right:
+        await right.send_all(frame(TEXT, b"x") * many + frame(PING, b"?"))
+        assert await receive(wire, many) == ["x"] * many
+        [pong] = parse(await right.receive_some(), masked=True)
+        assert (pong.opcode, pong.data) == (PONG, b"?")
+
+
+async def test_a_ping_amid_our_close_harms_nothing() -> None:
+    """Upstream #184: it leaks a bare `Cancelled` through the package's own manager."""
+    left, right = small_pair()
+    sibling = trio.Event()
+
+    async def innocent() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        sibling.set()
+
+    async with trio.open_nursery() as outer:
+        outer.start_soon(innocent)
+        async with open_client("trio-websocket", left) as wire, right:
+            with trio.fail_after(5):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(wire.close)
+                    await right.send_all(frame(PING) * 3)
+                    await trio.testing.wait_all_tasks_blocked()
+                    await right.send_all(frame(PING) + frame(CLOSE, b"\x03\xe8") + frame(PING))
+                    await right.send_eof()
+        await sibling.wait()
+    assert (await receive_end(wire)).code == 1000
+
+
+async def test_a_close_amid_a_batch_ends_the_send() -> None:
+    """What was not handed to the kernel is not sent behind the close frame."""
+    left, right = small_pair()
+    async with open_client("trio-websocket", left) as wire, right:
+        failed = trio.Event()
+
+        async def send() -> None:
+            with pytest.raises(trio.BrokenResourceError, match="closing"):
+                await wire.send([Sent(b"x")] * 100)
+            failed.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            await trio.lowlevel.checkpoint()
+            await right.send_all(frame(CLOSE, b"\x03\xe8"))
+            assert (await receive_end(wire)).code == 1000
+            await failed.wait()
+        assert wire.written == 0
+        [closing] = parse(await right.receive_some(), masked=True)
+        assert closing.opcode == CLOSE
+
+
+async def test_an_error_in_the_package_ends_the_link_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever its task raises is the cause of this link's end, chained."""
+
+    async def fail(self: WebSocketConnection, event: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(WebSocketConnection, "_handle_pong_event", fail)
+    left, right = small_pair()
+    async with open_client("trio-websocket", left) as wire, right:
+        await right.send_all(frame(TEXT, b"good") + frame(PONG))
+        assert await receive(wire, 1) == ["good"]
+        closed = await receive_end(wire)
+        assert (closed.code, closed.by_peer) == (1006, False)
+        assert isinstance(closed.__cause__, RuntimeError)

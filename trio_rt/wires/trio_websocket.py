@@ -1,0 +1,248 @@
+"""The wire on the trio-websocket package, client side.
+
+Goal: the package makes the request, frames and unframes the messages, checks
+them and answers pings and closes; and none of its defects gets through.
+
+What does not work: its own connection manager. An error in its reader task
+leaks a bare `Cancelled`; a cancelled send leaves half a frame, and later sends
+still return; a message that nobody takes keeps pings unanswered; `ping()` never
+returns on a dead link; `aclose()` has no limit, and leaves the socket open
+after an oversize message; a handshake that is no HTTP surfaces as an error of
+h11's, and one without an end is waited for.
+
+The rule. The package talks to an `Airlock`, and the real socket is read and
+written here, as in the other wire: its task runs in the nursery of the attempt,
+whatever it raises becomes this link's end, and `abort()` cancels it. The answer
+to its request is read and judged by `_dial`, and then given to it. The limits on
+a message are held by a `Tally` in front of it (its own counts characters, and
+no fragments). Pings and closes that begin here are frames of our own: in a
+state of "closing" the package cannot bear a ping.
+
+The remaining hole: a message goes out in one frame, so a ping behind a large
+one waits for all of it. And nothing is sent without a task switch.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, cast
+
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
+
+from .._streams import READ_BYTES
+from ..errors import DialError, HandshakeError, LinkClosed
+from . import Frame
+from ._airlock import Airlock
+from ._base import FRAGMENTS, StreamWire
+from ._framing import CLOSE, encode_control
+from ._tally import Tally
+
+__all__ = ["TrioWebsocketWire"]
+
+#: Messages that the package may have in front of the reader. It parks at the
+#: next one, and the reader never does.
+QUEUED_MESSAGES: Final = 256
+
+
+class TrioWebsocketWire(StreamWire):
+    """A WebSocket over a trio stream: first `run`, then `open`.
+
+    `max_message_bytes` and `fragments` hold before a message is assembled.
+    `trio_rt.wires.Wire` has the contract of the other methods.
+    """
+
+    _conn: WebSocketConnection
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        *,
+        max_message_bytes: float,
+        fragments: float = FRAGMENTS,
+    ) -> None:
+        super().__init__(stream, masks=True)
+        self._airlock = Airlock(self._outlet)
+        self._tally = Tally(max_message_bytes=max_message_bytes, fragments=fragments)
+        self._scope = trio.CancelScope()
+        self._opened = trio.Event()
+        self._closed: LinkClosed | None = None
+        self._failure: Exception | None = None
+        # Messages that the package has or will have, and those taken from it.
+        self._owed = 0
+        self._taken: list[str | bytes] = []
+
+    # -- the package's task ----------------------------------------------------
+
+    async def run(
+        self,
+        host: str,
+        resource: str,
+        protocols: Sequence[str],
+        headers: Sequence[tuple[str, str]],
+        *,
+        task_status: trio.TaskStatus[bytes],
+    ) -> None:
+        """Run the package until `abort()`; started with the request that it wants sent.
+
+        Before that it raises `DialError`; later it raises nothing: what the
+        package raises ends the link.
+        """
+        extra = [(name.encode(), value.encode("iso-8859-1")) for name, value in headers]
+
+        async def open_connection() -> None:
+            self._conn = await wrap_client_stream(
+                nursery,
+                cast(Any, self._airlock),  # it says "an arbitrary stream", and means it
+                host,
+                resource,
+                subprotocols=protocols,
+                extra_headers=extra,
+                message_queue_size=QUEUED_MESSAGES,
+                max_message_size=sys.maxsize,
+            )
+            self._opened.set()
+
+        request = None
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(open_connection)
+                    request = await self._airlock.request()
+                    task_status.started(request)
+        except Exception as error:
+            self._failure = _leaf(error)
+            if request is None:
+                message = f"trio-websocket makes no request of this: {self._failure}"
+                raise DialError(message, stage="handshake") from self._failure
+        finally:
+            self._airlock.end()
+
+    async def open(self, accept: str, subprotocol: str | None, leftover: bytes) -> None:
+        """Tell the package of the server's consent; `leftover` was read behind it.
+
+        Raises `HandshakeError` if it does not see it so.
+        """
+        lines = [
+            "HTTP/1.1 101 Switching Protocols",
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            f"Sec-WebSocket-Accept: {accept}",
+            *([] if subprotocol is None else [f"Sec-WebSocket-Protocol: {subprotocol}"]),
+        ]
+        self._airlock.give("\r\n".join([*lines, "", ""]).encode())
+        await self._airlock.wait_idle()
+        if self._airlock.over:
+            raise HandshakeError(f"trio-websocket refused the handshake: {self._failure}")
+        await self._opened.wait()
+        self.subprotocol = subprotocol
+        self._leftover = leftover
+
+    # -- state -----------------------------------------------------------------
+
+    @property
+    def pongs(self) -> int:
+        return self._tally.pongs
+
+    @property
+    def _ended(self) -> LinkClosed | None:
+        return self._closed
+
+    def _end(self, closed: LinkClosed) -> None:
+        if self._closed is None:
+            self._closed = closed
+
+    def _end_here(self) -> None:
+        super()._end_here()
+        self._scope.cancel()
+
+    def _is_open(self) -> bool:
+        return not self._airlock.closing
+
+    # -- sending ---------------------------------------------------------------
+
+    def send_nowait(self, batch: Sequence[Frame]) -> bool:
+        """Never: the package sends with a checkpoint."""
+        return False
+
+    async def _send(self, batch: Sequence[Frame]) -> None:
+        conn = self._conn
+        try:
+            for message in batch:
+                data = message.data
+                await conn.send_message(data if message.binary else data.decode())
+        except ConnectionClosed as error:
+            self._airlock.take_frames()
+            raise trio.BrokenResourceError(f"the link is closing: {error}") from error
+        waited = await self._outlet.write(self._airlock.take_frames())
+        if not batch and not waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _put_close(self, code: int, reason: str) -> None:
+        payload = struct.pack("!H", code) + reason.encode()
+        self._airlock.put_close(encode_control(CLOSE, [payload], masked=True))
+
+    # -- receiving -------------------------------------------------------------
+
+    async def _read(self) -> list[str | bytes]:
+        questions = self._tally.questions
+        if not self._owed and not self._taken:
+            await self._airlock.wait_idle()
+            self._find_end()
+            if self._closed is None:
+                await self._read_more()
+        await self._take_owed()
+        if not self._taken or self._tally.questions != questions:
+            await self._airlock.wait_idle()
+        if self._airlock.idle:
+            self._find_end()
+        taken, self._taken = self._taken, []
+        return taken
+
+    async def _read_more(self) -> None:
+        """One read, for the package to chew on."""
+        data = await self._read_some(READ_BYTES)
+        messages = self._tally.messages
+        self._airlock.give(self._tally.feed(data))
+        self._owed = self._tally.messages - messages
+
+    async def _take_owed(self) -> None:
+        """The messages that the last read completed. Cancelled, it goes on the next time."""
+        try:
+            while self._owed:
+                self._taken.append(await self._conn.get_message())
+                self._owed -= 1
+        except ConnectionClosed:
+            # The package found something that the tally does not look for.
+            self._owed = 0
+
+    def _find_end(self) -> None:
+        """What the package, or the tally, has found out about the end of the link."""
+        if self._closed is not None:
+            return
+        closed, frame = self._conn.closed, self._airlock.close_frame
+        if closed is not None and frame is not None:
+            self._end(LinkClosed(int(closed.code), closed.reason or ""))
+        elif closed is not None:
+            # It says nothing to the peer, and would not close the socket either.
+            self._fail(int(closed.code), closed.reason or "")
+        elif self._tally.breach is not None:
+            self._fail(*self._tally.breach)
+        elif self._airlock.over:
+            error = LinkClosed(1006, f"trio-websocket failed: {self._failure!r}", by_peer=False)
+            error.__cause__ = self._failure
+            self._end(error)
+
+    def _fail(self, code: int, reason: str) -> None:
+        """End the link for a fault of the peer's."""
+        self._start_closing(code, reason)
+        self._end(LinkClosed(code, reason, by_peer=False))
+
+
+def _leaf(error: Exception) -> Exception:
+    """The first of what is in a group of groups."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
