@@ -47,13 +47,7 @@ WORDS = {
 INTERNAL = {
     *("Peer.run", "RawPeer.run", "Server.run", "Greeting.end", "Delivery.settle"),
     *("VirtualLink.carry", "VirtualLink.finish", "VirtualLink.note", "VirtualLink.stop_reading"),
-    *(
-        "VirtualListener.offer",
-        "VirtualListener.full",
-        "Relay.count",
-        "Relay.portion_bytes",
-        "Relay.serve",
-    ),
+    *("VirtualListener.offer", "VirtualListener.full", "Relay.serve"),
 }
 
 

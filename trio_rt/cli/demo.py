@@ -215,7 +215,7 @@ class Saboteur:
         """Cut after a few bytes of one more frame, of either end."""
         few = self._random.randrange(1, LEAST_FRAME_BYTES)
         if self._plan.abrupt:
-            relay.abort(few)
+            relay.cut_after(few)
             return
         torn, other = self._random.sample(self._gates.pair(), 2)
         torn.room, other.room = few, 0

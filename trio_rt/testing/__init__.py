@@ -21,7 +21,9 @@
 - `VirtualNetwork`: hosts, listeners, byte streams; `LinkProfile` says how the
   bytes travel, and its methods cut, stall, refuse and crash;
 - `Chaos`: a drawn plan of such faults, and cancellation at a random moment;
-- `serve_relay()`: faults for *real* sockets, also as a process of its own:
+- `serve_relay()`: faults for *real* sockets. A `Relay` ends links on command,
+  and its `Conditions` delay, slow down, split, corrupt and swallow what it
+  passes on. Also as a process of its own:
   `python -m trio_rt.testing.relay HOST PORT`.
 
 Without `run()` a virtual network works under any clock of trio, only not
@@ -31,23 +33,26 @@ test a virtual limit (`run()` has one, or `trio.fail_after`).
 
 from __future__ import annotations
 
+from ._conditions import Conditions
 from ._determinism import jump_wall_clock, run
 from ._link import VirtualLink
 from ._listener import VirtualListener
 from ._profile import CutKind, LinkProfile, Towards
-from ._relay import Relay, serve_relay
+from ._relay import Relay, RelayStatistics, serve_relay
 from ._stream import VirtualStream
 from .chaos import Chaos, Fault, FaultKind
 from .network import NetworkStatistics, VirtualNetwork
 
 __all__ = [
     "Chaos",
+    "Conditions",
     "CutKind",
     "Fault",
     "FaultKind",
     "LinkProfile",
     "NetworkStatistics",
     "Relay",
+    "RelayStatistics",
     "Towards",
     "VirtualLink",
     "VirtualListener",

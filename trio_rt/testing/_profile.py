@@ -11,7 +11,7 @@ import attrs
 from ..errors import OptionError
 from ..options import check_number
 
-__all__ = ["CutKind", "LinkProfile", "Towards", "log_uniform"]
+__all__ = ["CutKind", "LinkProfile", "Towards", "check_seconds", "check_share", "log_uniform"]
 
 #: - `"rst"`: both ends find the connection reset;
 #: - `"fin"`: both ends read an end of file, and what they send is answered by
@@ -28,8 +28,9 @@ def log_uniform(randomness: random.Random, most: int) -> int:
     return min(most, int((most + 1) ** randomness.random()))
 
 
-def _check_seconds(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
-    check_number(f"LinkProfile.{attribute.name}", value, finite=True)
+def check_seconds(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """A validator: a finite time from 0."""
+    check_number(f"{type(instance).__name__}.{attribute.name}", value, finite=True)
 
 
 def _check_positive(instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
@@ -38,10 +39,12 @@ def _check_positive(instance: object, attribute: attrs.Attribute[Any], value: ob
     )
 
 
-def _check_share(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
-    check_number(f"LinkProfile.{attribute.name}", value, finite=True)
+def check_share(instance: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    """A validator: from 0 to 1."""
+    name = f"{type(instance).__name__}.{attribute.name}"
+    check_number(name, value, finite=True)
     if value > 1:
-        raise OptionError(f"LinkProfile.{attribute.name}", "must be at most 1", value)
+        raise OptionError(name, "must be at most 1", value)
 
 
 @attrs.frozen(kw_only=True)
@@ -55,10 +58,10 @@ class LinkProfile:
     #: One way. Never 0: a network without latency hides most bugs.
     latency_s: float = attrs.field(default=0.02, validator=_check_positive)
     #: From 0 to this many seconds more for each piece; the order is kept.
-    jitter_s: float = attrs.field(default=0.0, validator=_check_seconds)
+    jitter_s: float = attrs.field(default=0.0, validator=check_seconds)
     #: The share of pieces that are cut again at a random byte, and of reads
     #: that end there: from 0.0, whole writes, to 1.0.
-    rechunk: float = attrs.field(default=0.0, validator=_check_share)
+    rechunk: float = attrs.field(default=0.0, validator=check_share)
     #: The share of writes of which only the beginning is taken.
-    short_writes: float = attrs.field(default=0.0, validator=_check_share)
+    short_writes: float = attrs.field(default=0.0, validator=check_share)
     bandwidth_bytes_per_s: float = attrs.field(default=math.inf, validator=_check_positive)
