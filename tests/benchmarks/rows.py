@@ -68,6 +68,7 @@ LABELS: Final = {
     "socketio_pair": "the same, to its own server",
     "raw_trio": "raw trio TCP",
     "ours": "trio_rt",
+    "ours_trio_websocket": "trio_rt, trio-websocket wire",
 }
 _LIBRARIES: Final = (
     "bare_trio",
@@ -148,6 +149,15 @@ def _over_tls(row: Row) -> Row:
     return Row(name, ours, _peers(job, True, must, more=more))
 
 
+def _second_wire(row: Row) -> Row:
+    """The same on the wire over trio-websocket, beside the package alone."""
+    ours = attrs.evolve(row.ours, client="ours_trio_websocket")
+    job = row.peers[0].measured.job
+    must = {"bare_trio": 0.9 if job.startswith("send") else 0.75}
+    peers = [peer for peer in _peers(job, False, must) if peer.measured.client == "bare_trio"]
+    return Row(f"second wire, {row.name}", ours, tuple(peers))
+
+
 def _ceiling(job: str, rows: list[Row], tls: bool) -> Row:
     """The server's own speed, against everything that was measured on it."""
     found = {
@@ -212,4 +222,5 @@ def all_rows() -> list[Row]:
         for over_tls in (False, True)
         for job in ("send raw", "send text", "receive raw", "receive text")
     ]
-    return [*plain, *tls, *_OTHER, *ceilings]
+    second = [_second_wire(row) for row in plain]
+    return [*plain, *tls, *second, *_OTHER, *ceilings]

@@ -17,11 +17,16 @@ from trio_rt.wires._airlock import Airlock
 from .support import CLOSE, PONG, TEXT, frame
 
 
+async def nothing() -> bytes:
+    """The network, for a library that does not read."""
+    raise NotImplementedError
+
+
 @pytest.fixture
 async def ends() -> AsyncIterator[tuple[Airlock, DirectStream]]:
     """An airlock whose library has made its request, and the peer."""
     left, right = map(DirectStream, socket.socketpair())
-    airlock = Airlock(Outlet(left))
+    airlock = Airlock(Outlet(left), nothing)
     await airlock.send_all(b"GET / HTTP/1.1\r\n\r\n")
     async with left, right:
         yield airlock, right
@@ -30,7 +35,7 @@ async def ends() -> AsyncIterator[tuple[Airlock, DirectStream]]:
 async def test_the_first_thing_written_is_the_request() -> None:
     """It is waited for, and does not go out."""
     left, right = map(DirectStream, socket.socketpair())
-    airlock = Airlock(Outlet(left))
+    airlock = Airlock(Outlet(left), nothing)
     found = []
 
     async def wait() -> None:
@@ -63,54 +68,51 @@ async def test_data_waits_for_the_writer_and_a_pong_does_not(
 async def test_one_close_frame_goes_out(
     ends: tuple[Airlock, DirectStream], ours_first: bool
 ) -> None:
-    """The first, whoever made it; the library's is noted in any case."""
+    """The first, whoever made it; that the library wrote one is noted in any case."""
     airlock, right = ends
     ours, theirs = (frame(CLOSE, bytes([3, code]), to=SERVER) for code in (232, 233))
     if ours_first:
         airlock.put_close(ours)
+    assert not airlock.answered_close
     await airlock.send_all(theirs)
     airlock.put_close(ours)
     assert await right.receive_some() == (ours if ours_first else theirs)
     assert airlock.closing
-    assert airlock.close_frame == theirs
+    assert airlock.answered_close
 
 
-async def test_idle_is_when_the_library_is_back_for_more(
-    ends: tuple[Airlock, DirectStream],
-) -> None:
-    """It gets all that was given at once, whatever it asks for."""
-    airlock, _ = ends
+async def test_the_library_reads_the_answer_and_then_the_network() -> None:
+    """Each whole, whatever it asks for."""
+    reads = [b"one", b"two", b""]
+
+    async def more() -> bytes:
+        await trio.lowlevel.checkpoint()
+        return reads.pop(0)
+
+    left, right = map(DirectStream, socket.socketpair())
+    airlock = Airlock(Outlet(left), more)
     read: list[bytes] = []
 
     async def library() -> None:
-        while not airlock.over:
+        while not read or read[-1]:
             read.append(await airlock.receive_some(1))
 
-    async with trio.open_nursery() as nursery:
+    async with left, right, trio.open_nursery() as nursery:
         nursery.start_soon(library)
-        await airlock.wait_idle()
-        airlock.give(b"one")
-        airlock.give(b"two")
-        assert not airlock.idle
-        await airlock.wait_idle()
-        assert read == [b"onetwo"]
-        airlock.give(b"")
-        assert airlock.idle
-        airlock.give(b"three")
-        airlock.end()
-        await airlock.wait_idle()
-        nursery.cancel_scope.cancel()
-    assert not airlock.idle
+        await trio.testing.wait_all_tasks_blocked()
+        assert read == []
+        airlock.answer(b"HTTP/1.1 101 Yes\r\n\r\n")
+    assert read == [b"HTTP/1.1 101 Yes\r\n\r\n", b"one", b"two", b""]
 
 
 async def test_only_the_wire_closes_the_socket(ends: tuple[Airlock, DirectStream]) -> None:
-    """The library may close what it takes for it."""
+    """A library that closes what it takes for it ends its own task."""
     airlock, right = ends
     with trio.testing.assert_checkpoints():
-        await airlock.aclose()
-    assert airlock.over
-    with trio.testing.assert_checkpoints():
         await airlock.wait_send_all_might_not_block()
+    with airlock.scope:
+        await airlock.aclose()
+    assert airlock.scope.cancelled_caught
     pong = frame(PONG, b"x", to=SERVER)
     await airlock.send_all(pong)
     assert await right.receive_some() == pong

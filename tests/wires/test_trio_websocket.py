@@ -134,5 +134,5 @@ async def test_an_error_in_the_package_ends_the_link_alone(
         await right.send_all(frame(TEXT, b"good") + frame(PONG))
         assert await receive(wire, 1) == ["good"]
         closed = await receive_end(wire)
-        assert (closed.code, closed.by_peer) == (1006, False)
+        assert (closed.code, closed.by_peer) == (1011, False)
         assert isinstance(closed.__cause__, RuntimeError)

@@ -2,16 +2,17 @@
 
 Goal: use a library that reads and writes a socket of its own, and yet be the
 one owner of the real one, so that no defect of the library's can tear a frame,
-park a reader or hold the socket.
+hold the socket or wait for ever.
 
-The rule. Nothing here touches the network, and the library never waits for it.
-What it writes is sorted: data frames are kept for the writer, a pong or a
-close goes to its slot in the outlet. What it reads is given to it, one read at
-a time; it is *idle* once it comes back for more, and then everything that
-those bytes made it do is done.
+The rule. What the library writes never waits for the network: data frames are
+kept for the writer, a pong or a close goes to its slot in the outlet. What it
+reads comes from the wire, one read at a time: when it is back for more, all
+that the last one made it do is done. When it wants to close, its task ends.
 """
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -25,22 +26,25 @@ _OPCODE = 0x0F
 
 
 class Airlock(trio.abc.Stream):
-    """One for each link. The first thing that the library writes is its HTTP request."""
+    """One for each link. `more` gives what the network brings, b"" at its end.
 
-    def __init__(self, outlet: Outlet) -> None:
+    The first thing that the library writes is its HTTP request, and the first
+    that it reads what is said to be the answer.
+    """
+
+    def __init__(self, outlet: Outlet, more: Callable[[], Awaitable[bytes]]) -> None:
         self._outlet = outlet
-        self._given = b""
+        self._more = more
         self._changed = trio.lowlevel.ParkingLot()
         self._request: bytes | None = None
+        self._answer: bytes | None = None
         self._frames: list[bytes] = []
-        #: The library waits for bytes, and has none left.
-        self.idle = False
-        #: The library has closed what it takes for its socket, or its task has ended.
-        self.over = False
+        #: Around the library's task.
+        self.scope = trio.CancelScope()
         #: A close frame is on its way, the library's or the wire's own.
         self.closing = False
-        #: The close frame that the library wrote, whether or not it went out.
-        self.close_frame: bytes | None = None
+        #: Whether the library wrote a close frame, sent or not.
+        self.answered_close = False
 
     # -- the wire's side -------------------------------------------------------
 
@@ -50,17 +54,10 @@ class Airlock(trio.abc.Stream):
             await self._changed.park()
         return self._request
 
-    def give(self, data: bytes) -> None:
-        """Let the library have `data`; it is busy until it is idle again."""
-        if data:
-            self._given += data
-            self.idle = False
-            self._changed.unpark_all()
-
-    async def wait_idle(self) -> None:
-        """Wait until all that was given is dealt with. No checkpoint if it is."""
-        while not (self.idle or self.over):
-            await self._changed.park()
+    def answer(self, head: bytes) -> None:
+        """Let the library read this as the answer to its request."""
+        self._answer = head
+        self._changed.unpark_all()
 
     def take_frames(self) -> list[bytes]:
         """The data frames written since."""
@@ -73,11 +70,6 @@ class Airlock(trio.abc.Stream):
             self.closing = True
             self._outlet.put_control(_outlet.CLOSE, frame)
 
-    def end(self) -> None:
-        """Nothing more comes from the library."""
-        self.over = True
-        self._changed.unpark_all()
-
     # -- the library's side ----------------------------------------------------
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -89,7 +81,7 @@ class Airlock(trio.abc.Stream):
         elif written[0] & _OPCODE == PONG:
             self._outlet.put_control(_outlet.PONG, written)
         elif written[0] & _OPCODE == CLOSE:
-            self.close_frame = written
+            self.answered_close = True
             self.put_close(written)
         else:
             self._frames.append(written)
@@ -98,16 +90,15 @@ class Airlock(trio.abc.Stream):
         await trio.lowlevel.checkpoint()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """What was given, all of it, however little the library asks for."""
-        if not self._given:
-            self.idle = True
-            self._changed.unpark_all()
-        while not self._given:
+        """All there is, however little the library asks for."""
+        while self._answer is None:
             await self._changed.park()
-        given, self._given = self._given, b""
-        return given
+        if self._answer:
+            answer, self._answer = self._answer, b""
+            return answer
+        return await self._more()
 
     async def aclose(self) -> None:
-        """The library wants no more; the socket is the wire's to close."""
-        self.end()
+        """End the library's task; the socket is the wire's to close."""
+        self.scope.cancel()
         await trio.lowlevel.checkpoint()

@@ -10,13 +10,14 @@ returns on a dead link; `aclose()` has no limit, and leaves the socket open
 after an oversize message; a handshake that is no HTTP surfaces as an error of
 h11's, and one without an end is waited for.
 
-The rule. The package talks to an `Airlock`, and the real socket is read and
-written here, as in the other wire: its task runs in the nursery of the attempt,
+The rule. The package talks to an `Airlock`, and what it writes goes through the
+outlet, as in the other wire. Its task runs in the nursery of the attempt,
 whatever it raises becomes this link's end, and `abort()` cancels it. The answer
-to its request is read and judged by `_dial`, and then given to it. The limits on
-a message are held by a `Tally` in front of it (its own counts characters, and
-no fragments). Pings and closes that begin here are frames of our own: in a
-state of "closing" the package cannot bear a ping.
+to its request is read and judged by `_dial`, and then told to it. A `Tally` in
+front of it holds the limits on a message (its own counts characters, and no
+fragments), and tells how many messages a read brought, so that all of them can
+be taken from it, and no more waited for. Pings and closes that begin here are
+frames of our own: in a state of "closing" the package cannot bear a ping.
 
 The remaining hole: a message goes out in one frame, so a ping behind a large
 one waits for all of it. And nothing is sent without a task switch.
@@ -64,15 +65,18 @@ class TrioWebsocketWire(StreamWire):
         fragments: float = FRAGMENTS,
     ) -> None:
         super().__init__(stream, masks=True)
-        self._airlock = Airlock(self._outlet)
+        self._airlock = Airlock(self._outlet, self._more)
         self._tally = Tally(max_message_bytes=max_message_bytes, fragments=fragments)
-        self._scope = trio.CancelScope()
         self._opened = trio.Event()
-        self._closed: LinkClosed | None = None
+        self._over = trio.Event()
         self._failure: Exception | None = None
-        # Messages that the package has or will have, and those taken from it.
-        self._owed = 0
+        self._closed: LinkClosed | None = None
+        # Messages taken from the package: how many, and those not returned yet.
+        self._count = 0
         self._taken: list[str | bytes] = []
+        # A read was dealt with that may have brought something else.
+        self._news = False
+        self._listening: trio.CancelScope | None = None
 
     # -- the package's task ----------------------------------------------------
 
@@ -107,7 +111,7 @@ class TrioWebsocketWire(StreamWire):
 
         request = None
         try:
-            with self._scope:
+            with self._airlock.scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(open_connection)
                     request = await self._airlock.request()
@@ -118,7 +122,8 @@ class TrioWebsocketWire(StreamWire):
                 message = f"trio-websocket makes no request of this: {self._failure}"
                 raise DialError(message, stage="handshake") from self._failure
         finally:
-            self._airlock.end()
+            self._over.set()
+            self._opened.set()
 
     async def open(self, accept: str, subprotocol: str | None, leftover: bytes) -> None:
         """Tell the package of the server's consent; `leftover` was read behind it.
@@ -132,13 +137,12 @@ class TrioWebsocketWire(StreamWire):
             f"Sec-WebSocket-Accept: {accept}",
             *([] if subprotocol is None else [f"Sec-WebSocket-Protocol: {subprotocol}"]),
         ]
-        self._airlock.give("\r\n".join([*lines, "", ""]).encode())
-        await self._airlock.wait_idle()
-        if self._airlock.over:
-            raise HandshakeError(f"trio-websocket refused the handshake: {self._failure}")
-        await self._opened.wait()
         self.subprotocol = subprotocol
         self._leftover = leftover
+        self._airlock.answer("\r\n".join([*lines, "", ""]).encode())
+        await self._opened.wait()
+        if self._over.is_set():
+            raise HandshakeError(f"trio-websocket refused the handshake: {self._failure}")
 
     # -- state -----------------------------------------------------------------
 
@@ -148,7 +152,12 @@ class TrioWebsocketWire(StreamWire):
 
     @property
     def _ended(self) -> LinkClosed | None:
-        return self._closed
+        return None if self._taken or self._owed else self._closed
+
+    @property
+    def _owed(self) -> int:
+        """Messages that the package has or will have."""
+        return self._tally.messages - self._count
 
     def _end(self, closed: LinkClosed) -> None:
         if self._closed is None:
@@ -156,7 +165,7 @@ class TrioWebsocketWire(StreamWire):
 
     def _end_here(self) -> None:
         super()._end_here()
-        self._scope.cancel()
+        self._airlock.scope.cancel()
 
     def _is_open(self) -> bool:
         return not self._airlock.closing
@@ -184,54 +193,74 @@ class TrioWebsocketWire(StreamWire):
         payload = struct.pack("!H", code) + reason.encode()
         self._airlock.put_close(encode_control(CLOSE, [payload], masked=True))
 
+    async def _read_to_the_end(self) -> None:
+        self._airlock.scope.cancel()
+        await self._over.wait()
+        await super()._read_to_the_end()
+
     # -- receiving -------------------------------------------------------------
 
-    async def _read(self) -> list[str | bytes]:
-        questions = self._tally.questions
-        if not self._owed and not self._taken:
-            await self._airlock.wait_idle()
+    async def _more(self) -> bytes:
+        """One read, for the package: it is back for more, so the last one is dealt with."""
+        if not self._opened.is_set():
+            await self._opened.wait()
+        self._find_end()
+        if self._news and self._listening is not None:
+            self._listening.cancel()
+        while self._closed is None:
+            messages, questions = self._tally.messages, self._tally.questions
+            data = self._tally.feed(await self._read_some(READ_BYTES))
+            self._news |= messages == self._tally.messages or questions != self._tally.questions
+            if data:
+                return data
             self._find_end()
-            if self._closed is None:
-                await self._read_more()
-        await self._take_owed()
-        if not self._taken or self._tally.questions != questions:
-            await self._airlock.wait_idle()
-        if self._airlock.idle:
+        return b""
+
+    async def _read(self) -> list[str | bytes]:
+        try:
+            if not self._owed and not self._taken:
+                await self._listen()
+            while self._owed:
+                await self._take()
+        except ConnectionClosed:
+            # The package has found something that the tally does not look for.
+            self._count = self._tally.messages
+            await trio.lowlevel.checkpoint()
+            if self._conn.closed is None:
+                await self._over.wait()
             self._find_end()
         taken, self._taken = self._taken, []
         return taken
 
-    async def _read_more(self) -> None:
-        """One read, for the package to chew on."""
-        data = await self._read_some(READ_BYTES)
-        messages = self._tally.messages
-        self._airlock.give(self._tally.feed(data))
-        self._owed = self._tally.messages - messages
+    async def _listen(self) -> None:
+        """Wait for a message, or for a read that may have brought something else."""
+        if self._news:
+            await trio.lowlevel.checkpoint()
+        else:
+            with trio.CancelScope() as self._listening:
+                await self._take()
+            self._listening = None
+        self._news = False
 
-    async def _take_owed(self) -> None:
-        """The messages that the last read completed. Cancelled, it goes on the next time."""
-        try:
-            while self._owed:
-                self._taken.append(await self._conn.get_message())
-                self._owed -= 1
-        except ConnectionClosed:
-            # The package found something that the tally does not look for.
-            self._owed = 0
+    async def _take(self) -> None:
+        message = await self._conn.get_message()
+        self._taken.append(message)
+        self._count += 1
 
     def _find_end(self) -> None:
         """What the package, or the tally, has found out about the end of the link."""
+        closed = self._conn.closed
         if self._closed is not None:
             return
-        closed, frame = self._conn.closed, self._airlock.close_frame
-        if closed is not None and frame is not None:
+        if closed is not None and self._airlock.answered_close:
             self._end(LinkClosed(int(closed.code), closed.reason or ""))
         elif closed is not None:
             # It says nothing to the peer, and would not close the socket either.
             self._fail(int(closed.code), closed.reason or "")
         elif self._tally.breach is not None:
             self._fail(*self._tally.breach)
-        elif self._airlock.over:
-            error = LinkClosed(1006, f"trio-websocket failed: {self._failure!r}", by_peer=False)
+        elif self._over.is_set():
+            error = LinkClosed(1011, f"trio-websocket failed: {self._failure!r}", by_peer=False)
             error.__cause__ = self._failure
             self._end(error)
 

@@ -1,4 +1,4 @@
-"""trio_rt, with its default options."""
+"""trio_rt, with its default options, on either wire."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import trio
 
 import trio_rt
 from trio_rt import Message, OutboxLimits, Priority
+from trio_rt._dial import WireName
 from trio_rt.message import dropped
 
 from ..content import EVENT, PAYLOAD, RAW
@@ -26,8 +27,10 @@ LINK_BYTES_PER_S: Final = 125_000
 BACKLOG: Final = 50_000
 
 
-def _open(codec: Any, target: Target, path: str, **query: object) -> Any:
-    return trio_rt.connect(target.url(path, **query), codec=codec, ssl_context=target.context())
+def _open(wire: WireName, codec: Any, target: Target, path: str, **query: object) -> Any:
+    return trio_rt.connect(
+        target.url(path, **query), codec=codec, wire=wire, ssl_context=target.context()
+    )
 
 
 async def _persist(send: Callable[[], object]) -> int:
@@ -54,8 +57,8 @@ def _whole(item: object) -> Message[Any]:
     return item
 
 
-async def _send_raw_nowait(target: Target, messages: int) -> Stopwatch:
-    async with _open("raw", target, "sink", n=messages) as conn:
+async def _send_raw_nowait(wire: WireName, target: Target, messages: int) -> Stopwatch:
+    async with _open(wire, "raw", target, "sink", n=messages) as conn:
         with conn.subscribe() as stream:
             await conn.wait_connected()
             refused, send = 0, conn.send_nowait
@@ -69,8 +72,8 @@ async def _send_raw_nowait(target: Target, messages: int) -> Stopwatch:
             return watch.stop(would_block=refused)
 
 
-async def _send_raw(target: Target, messages: int) -> Stopwatch:
-    async with _open("raw", target, "sink", n=messages) as conn:
+async def _send_raw(wire: WireName, target: Target, messages: int) -> Stopwatch:
+    async with _open(wire, "raw", target, "sink", n=messages) as conn:
         with conn.subscribe() as stream:
             await conn.wait_connected()
             watch = Stopwatch()
@@ -80,8 +83,8 @@ async def _send_raw(target: Target, messages: int) -> Stopwatch:
             return watch.stop()
 
 
-async def _send_envelope_nowait(target: Target, messages: int) -> Stopwatch:
-    async with _open("json", target, "sink", answer="envelope") as conn:
+async def _send_envelope_nowait(wire: WireName, target: Target, messages: int) -> Stopwatch:
+    async with _open(wire, "json", target, "sink", answer="envelope") as conn:
         with conn.subscribe() as stream:
             await conn.wait_connected()
             refused, send = 0, conn.send_nowait
@@ -95,8 +98,8 @@ async def _send_envelope_nowait(target: Target, messages: int) -> Stopwatch:
             return await _confirmed(watch, conn, stream, messages, would_block=refused)
 
 
-async def _send_envelope(target: Target, messages: int) -> Stopwatch:
-    async with _open("json", target, "sink", answer="envelope") as conn:
+async def _send_envelope(wire: WireName, target: Target, messages: int) -> Stopwatch:
+    async with _open(wire, "json", target, "sink", answer="envelope") as conn:
         with conn.subscribe() as stream:
             await conn.wait_connected()
             watch = Stopwatch()
@@ -118,8 +121,10 @@ async def _confirmed(
     return watch
 
 
-async def _receive_many(codec: str, kind: str, target: Target, messages: int) -> Stopwatch:
-    async with _open(codec, target, "flood", n=messages, kind=kind) as conn:
+async def _receive_many(
+    wire: WireName, codec: str, kind: str, target: Target, messages: int
+) -> Stopwatch:
+    async with _open(wire, codec, target, "flood", n=messages, kind=kind) as conn:
         with conn.subscribe() as stream:
             await conn.wait_connected()
             count = 0
@@ -132,8 +137,10 @@ async def _receive_many(codec: str, kind: str, target: Target, messages: int) ->
             return watch.stop()
 
 
-async def _receive_for(codec: str, kind: str, target: Target, messages: int) -> Stopwatch:
-    async with _open(codec, target, "flood", n=messages, kind=kind) as conn:
+async def _receive_for(
+    wire: WireName, codec: str, kind: str, target: Target, messages: int
+) -> Stopwatch:
+    async with _open(wire, codec, target, "flood", n=messages, kind=kind) as conn:
         with conn.subscribe() as stream:
             await conn.wait_connected()
             count = 0
@@ -147,8 +154,8 @@ async def _receive_for(codec: str, kind: str, target: Target, messages: int) -> 
             return watch.stop()
 
 
-async def _echo(target: Target, messages: int) -> Stopwatch:
-    async with _open("raw", target, "echo") as conn:
+async def _echo(wire: WireName, target: Target, messages: int) -> Stopwatch:
+    async with _open(wire, "raw", target, "echo") as conn:
         with conn.subscribe() as stream:
             await conn.wait_connected()
             watch = Stopwatch()
@@ -175,15 +182,20 @@ async def _critical(target: Target) -> Run:
     return Run(float(arrived.payload))
 
 
-JOBS: Final[dict[str, Job]] = {
-    "send raw, send_nowait": on_trio(_send_raw_nowait),
-    "send raw, await send": on_trio(_send_raw),
-    "send envelope, send_nowait": on_trio(_send_envelope_nowait),
-    "send envelope, await send": on_trio(_send_envelope),
-    "receive raw, receive_many": partial(on_trio(_receive_many), "raw", "raw"),
-    "receive raw, async for": partial(on_trio(_receive_for), "raw", "raw"),
-    "receive envelope, receive_many": partial(on_trio(_receive_many), "json", "envelope"),
-    "receive envelope, async for": partial(on_trio(_receive_for), "json", "envelope"),
-    "echo": on_trio(_echo),
-}
+def jobs(wire: WireName) -> dict[str, Job]:
+    """All of them on one wire."""
+    return {
+        "send raw, send_nowait": partial(on_trio(_send_raw_nowait), wire),
+        "send raw, await send": partial(on_trio(_send_raw), wire),
+        "send envelope, send_nowait": partial(on_trio(_send_envelope_nowait), wire),
+        "send envelope, await send": partial(on_trio(_send_envelope), wire),
+        "receive raw, receive_many": partial(on_trio(_receive_many), wire, "raw", "raw"),
+        "receive raw, async for": partial(on_trio(_receive_for), wire, "raw", "raw"),
+        "receive envelope, receive_many": partial(on_trio(_receive_many), wire, "json", "envelope"),
+        "receive envelope, async for": partial(on_trio(_receive_for), wire, "json", "envelope"),
+        "echo": partial(on_trio(_echo), wire),
+    }
+
+
+JOBS: Final = jobs("websockets")
 FIGURES: Final[dict[str, Figure]] = {"critical": on_trio(_critical)}
