@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import trio
 from websockets.frames import Frame, Opcode
@@ -12,6 +12,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 import trio_rt
+from trio_rt._dial import WireName
 from trio_rt.testing import LinkProfile, VirtualNetwork, VirtualStream
 from trio_rt.wires.websockets import QUIET
 
@@ -145,6 +146,9 @@ Script = Callable[[FarEnd], Awaitable[object]]
 class World:
     """A network of hosts, and what runs on them until the world ends."""
 
+    #: What its connections use; the fixture `each_wire` sets it.
+    wire: ClassVar[WireName] = "websockets"
+
     def __init__(self, network: VirtualNetwork, nursery: trio.Nursery) -> None:
         self.network = network
         self.nursery = nursery
@@ -154,6 +158,7 @@ class World:
     ) -> AbstractAsyncContextManager[trio_rt.Connection]:
         """`trio_rt.connect()` through this network."""
         options.setdefault("open_stream", self.network.open_stream)
+        options.setdefault("wire", self.wire)
         conn: AbstractAsyncContextManager[trio_rt.Connection] = trio_rt.connect(url, **options)
         return conn
 

@@ -90,6 +90,7 @@ def door(
     hook: AcceptHook | None = None,
     compression: bool = False,
     max_message_bytes: float = 1 << 20,
+    fragments: float = 4096,
 ) -> Door:
     """`accept` with these options."""
 
@@ -101,6 +102,7 @@ def door(
             hook=hook,
             compression=compression,
             max_message_bytes=max_message_bytes,
+            fragments=fragments,
         )
 
     return answer
@@ -264,7 +266,7 @@ async def test_limits_reach_the_wire(frames: int) -> None:
     """The link has the limits on a message's bytes and fragments."""
     first = masked(b"a", fin=False)
     more = masked(b"b", Opcode.CONT, fin=False) * (frames - 2) + masked(b"c", Opcode.CONT)
-    accepted, _ = await admitted(request() + first + more, limits=ServerLimits(fragments=2))
+    accepted, _ = await admitted(request() + first + more, fragments=2)
     big, _ = await admitted(request() + masked(b"12345"), max_message_bytes=frames + 2)
     with trio.fail_after(60):
         if frames == 2:
@@ -961,7 +963,8 @@ def test_no_limit() -> None:
     async def main() -> None:
         await admitted(
             request(),
-            limits=ServerLimits(handshake_s=math.inf, headers=math.inf, fragments=math.inf),
+            limits=ServerLimits(handshake_s=math.inf, headers=math.inf),
+            fragments=math.inf,
             max_message_bytes=math.inf,
         )
 

@@ -41,6 +41,8 @@ from trio_rt import (
 )
 from trio_rt.message import INDETERMINATE, WITHDRAWN, WRITTEN, dropped
 
+pytestmark = pytest.mark.usefixtures("each_wire")
+
 CONNECTING, CONNECTED, RECONNECTING, DISCONNECTED, FAILED = Phase
 
 FAST = Reconnect(first_s=0.1, cap_s=0.1)

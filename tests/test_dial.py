@@ -27,7 +27,7 @@ from trio_rt.errors import DialError, HandshakeError, LinkClosed, LinkError, Opt
 from trio_rt.protocol.url import parse_url
 from trio_rt.wires import Wire
 
-from .wires.support import TEXT, Sent, frame
+from .wires.support import CONT, TEXT, Sent, frame
 
 Script = Callable[[trio.abc.Stream], Awaitable[object]]
 
@@ -340,6 +340,18 @@ async def test_the_size_limit_is_the_one_given(nursery: trio.Nursery) -> None:
     wire = await peer.dial(max_message_bytes=math.inf)
     with trio.fail_after(5):
         assert len(await wire.receive()) == 2
+
+
+async def test_the_fragment_limit_is_the_one_given(nursery: trio.Nursery) -> None:
+    """One frame more is 1009."""
+    pair = frame(TEXT, b"a", fin=False) + frame(CONT, b"b")
+    three = frame(TEXT, b"a", fin=False) + frame(CONT, b"b", fin=False) + frame(CONT, b"c")
+    wire = await Peer(nursery, upgrading(more=pair + three)).dial(fragments=2)
+    with trio.fail_after(5):
+        assert await wire.receive() == ["ab"]
+        with pytest.raises(LinkClosed) as caught:
+            await wire.receive()
+    assert caught.value.code == 1009
 
 
 async def test_odd_answers_that_are_allowed(nursery: trio.Nursery) -> None:

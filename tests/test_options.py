@@ -49,14 +49,18 @@ NUMBERS: dict[type, dict[str, Values]] = {
         "message_bytes": COUNT,
         "rate_per_s": POSITIVE,
     },
-    InboxLimits: {"messages": COUNT, "total_bytes": COUNT, "message_bytes": COUNT},
+    InboxLimits: {
+        "messages": COUNT,
+        "total_bytes": COUNT,
+        "message_bytes": COUNT,
+        "fragments": COUNT,
+    },
     ServerLimits: {
         "connections": COUNT,
         "connections_per_address": COUNT,
         "handshake_s": POSITIVE,
         "header_bytes": ([256], [255, 300.0, math.inf]),
         "headers": COUNT,
-        "fragments": COUNT,
     },
 }
 
@@ -101,7 +105,7 @@ def test_defaults() -> None:
     assert attrs.astuple(Reconnect()) == (0.5, 30.0, 2.0, inf, inf, 5.0, None)
     assert attrs.astuple(Liveness()) == (15.0, 10.0, "ping")
     assert attrs.astuple(OutboxLimits()) == (1000, 4 << 20, 1 << 20, inf)
-    assert attrs.astuple(InboxLimits()) == (256, 4 << 20, 1 << 20)
+    assert attrs.astuple(InboxLimits()) == (256, 4 << 20, 1 << 20, 4096)
     assert Conflate().key is None
 
 

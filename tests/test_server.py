@@ -460,9 +460,9 @@ async def test_the_limit_on_messages() -> None:
 
 @virtual
 async def test_the_limit_on_fragments() -> None:
-    """`ServerLimits.fragments`: a message of more frames closes its link with 1009."""
-    limits = ServerLimits(fragments=5)
-    async with open_site(raw_echo, codec="raw", limits=limits) as site:
+    """`InboxLimits.fragments`: a message of more frames closes its link with 1009."""
+    inbox = InboxLimits(fragments=5)
+    async with open_site(raw_echo, codec="raw", inbox=inbox) as site:
         for frames, code in [(5, None), (6, 1009)]:
             stranger = await site.enter()
             await stranger.send_frame(Frame(Opcode.TEXT, b"0", fin=False))

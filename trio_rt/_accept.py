@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final, TypeAlias
 
 import attrs
@@ -67,6 +68,7 @@ async def accept(
     hook: AcceptHook | None,
     compression: bool,
     max_message_bytes: float,
+    fragments: float,
 ) -> Accepted | None:
     """Do the opening handshake on `stream`, a fresh connection of a stranger.
 
@@ -80,10 +82,17 @@ async def accept(
     """
     remote = remote_address(stream)
     protocol = _protocol(protocols, compression, max_message_bytes)
+    make_wire = partial(
+        WebSocketsWire,
+        stream,
+        protocol,
+        max_message_bytes=max_message_bytes,
+        fragments=fragments,
+    )
     accepted = None
     try:
         with trio.move_on_after(limits.handshake_s) as scope:
-            accepted = await _shake(stream, remote, protocol, limits, hook, max_message_bytes)
+            accepted = await _shake(stream, remote, protocol, limits, hook, make_wire)
         if scope.cancelled_caught:
             _log.info("%s: no handshake within %g s", remote, limits.handshake_s)
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -100,7 +109,7 @@ async def _shake(
     protocol: ServerProtocol,
     limits: ServerLimits,
     hook: AcceptHook | None,
-    max_message_bytes: float,
+    make_wire: Callable[..., WebSocketsWire],
 ) -> Accepted | None:
     secure = False
     try:
@@ -121,14 +130,7 @@ async def _shake(
         await turn_away(stream, refusal)
         return None
     await stream.send_all(response)
-    wire = WebSocketsWire(
-        stream,
-        protocol,
-        max_message_bytes=max_message_bytes,
-        fragments=limits.fragments,
-        leftover=leftover,
-    )
-    return Accepted(wire, handshake, identity)
+    return Accepted(make_wire(leftover=leftover), handshake, identity)
 
 
 def _protocol(

@@ -148,6 +148,7 @@ def connect(
             compression=compression,
             wire=wire,
             max_message_bytes=inbox.message_bytes,
+            fragments=inbox.fragments,
             open_stream=open_stream,
         ),
         open_timeout_s=open_timeout_s,

@@ -40,7 +40,7 @@ from .errors import DialError, HandshakeError, OptionError
 from .protocol.url import Url
 from .wires import Wire
 from .wires.trio_websocket import TrioWebsocketWire
-from .wires.websockets import QUIET, WebSocketsWire, size_limit
+from .wires.websockets import FRAGMENTS, QUIET, WebSocketsWire, size_limit
 
 __all__ = ["DialOptions", "OpenStream", "WireName", "dial"]
 
@@ -97,6 +97,7 @@ class DialOptions:
     compression: bool = False
     wire: WireName = "websockets"
     max_message_bytes: float
+    fragments: float = FRAGMENTS
     open_stream: OpenStream | None = None
 
 
@@ -237,7 +238,11 @@ async def _shake(
     if isinstance(reply, Url):
         return reply
     return WebSocketsWire(
-        stream, protocol, max_message_bytes=options.max_message_bytes, leftover=reply.rest
+        stream,
+        protocol,
+        max_message_bytes=options.max_message_bytes,
+        fragments=options.fragments,
+        leftover=reply.rest,
     )
 
 
@@ -251,7 +256,9 @@ async def _shake_by_package(
 ) -> Wire | Url:
     """The package makes the request; the answer is judged here as any other is."""
     protocol = _protocol(url, options, protocols)
-    wire = TrioWebsocketWire(stream, max_message_bytes=options.max_message_bytes)
+    wire = TrioWebsocketWire(
+        stream, max_message_bytes=options.max_message_bytes, fragments=options.fragments
+    )
     opened = False
     try:
         (_, host), *others = _own_headers(url, headers)

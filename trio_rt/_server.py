@@ -193,6 +193,7 @@ class Server:
             hook=settings.accept,
             compression=settings.compression,
             max_message_bytes=settings.inbox.message_bytes,
+            fragments=settings.inbox.fragments,
         )
         if accepted is None:
             return None

@@ -132,6 +132,9 @@ class InboxLimits:
     total_bytes: float = attrs.field(default=4 << 20, validator=_count)
     #: The largest message accepted, in bytes, after decompression.
     message_bytes: float = attrs.field(default=1 << 20, validator=_count)
+    #: Frames that one message may come in. The `websockets` package has the
+    #: same bound: an endless message of empty fragments costs CPU, not bytes.
+    fragments: float = attrs.field(default=4096, validator=_count)
 
 
 @attrs.frozen(kw_only=True)
@@ -148,9 +151,6 @@ class ServerLimits:
         default=16 << 10, validator=_number(least=256, whole=True, finite=True)
     )
     headers: float = attrs.field(default=100, validator=_count)
-    #: Frames that one message may come in. The `websockets` package has the
-    #: same bound: an endless message of empty fragments costs CPU, not bytes.
-    fragments: float = attrs.field(default=4096, validator=_count)
 
 
 @attrs.frozen
