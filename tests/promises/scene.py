@@ -30,6 +30,7 @@ from trio_rt import (
     connect,
     serve_listeners,
 )
+from trio_rt._dial import OpenStream
 from trio_rt.testing import Chaos, VirtualNetwork
 
 from .actors import open_reader, read, read_later, run_sender
@@ -69,11 +70,15 @@ def is_cancellation(error: BaseException) -> bool:
 class Scene:
     """One story while it runs. `world` outlives the connection and the server."""
 
-    def __init__(self, plan: Plan, world: trio.Nursery, network: VirtualNetwork | None) -> None:
+    def __init__(
+        self, plan: Plan, world: trio.Nursery, network: VirtualNetwork | None, port: int = 0
+    ) -> None:
         self.story: Final = Story(plan=plan, network=network)
         self.plan: Final = plan
         self.world: Final = world
         self.network: Final = network
+        #: Of the relay on this host, without a virtual network.
+        self._port: Final = port
         self.faults_over: Final = trio.Event()
         #: The server of the moment, and what it is cancelled by.
         self.server: Server
@@ -81,7 +86,7 @@ class Scene:
         self._senders_over: Final = trio.Event()
         self._senders = len(plan.senders)
         self._link: LinkRecord | None = None
-        self._linked: Final = trio.lowlevel.ParkingLot()
+        self._noted: Final = trio.lowlevel.ParkingLot()
 
     # The server
 
@@ -178,7 +183,7 @@ class Scene:
             async with connect(
                 url,
                 codec=cast(Any, plan.codec),
-                open_stream=None if self.network is None else open_stream(plan, self.network),
+                open_stream=self._open_stream(),
                 ssl_context=contexts()[1] if plan.carrier == "tls" else None,
                 credentials=self.credentials,
                 greet=self.greet if plan.greets else None,
@@ -202,6 +207,15 @@ class Scene:
             story.left = error
             if is_cancellation(error):
                 raise
+
+    def _open_stream(self) -> OpenStream:
+        if self.network is not None:
+            return open_stream(self.plan, self.network)
+
+        async def open_relay(host: str, port: int) -> trio.SocketStream:
+            return await trio.open_tcp_stream("127.0.0.1", self._port)
+
+        return open_relay
 
     async def _body(
         self, conn: Any, workers: trio.Nursery, scope: trio.CancelScope, chaos: Chaos | None
@@ -259,7 +273,12 @@ class Scene:
     async def wait_links(self, count: int) -> None:
         """Wait until the client has had so many links."""
         while len(self.story.links) < count:
-            await self._linked.park()
+            await self._noted.park()
+
+    async def wait_lost(self, count: int) -> None:
+        """Wait until it has lost so many of them."""
+        while sum(loss.link is not None for loss in self.story.losses) < count:
+            await self._noted.park()
 
     # What is noted down
 
@@ -282,7 +301,7 @@ class Scene:
             if self._link.carrier is not None:
                 self._link.profile = self._link.carrier.profile
             story.links.append(self._link)
-            self._linked.unpark_all()
+            self._noted.unpark_all()
             return
         ended = state.phase in (Phase.DISCONNECTED, Phase.FAILED)
         if state.retry_at is None and not ended:
@@ -297,6 +316,7 @@ class Scene:
             link.received_after = conn.statistics().received
         if state.retry_at is not None:
             story.losses.append(Lost(at=now, state=state, link=link, dial=self._dial()))
+            self._noted.unpark_all()
 
     def _dial(self) -> Dial:
         """The one that a state is about: each before it was lost."""

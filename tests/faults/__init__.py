@@ -1,0 +1,1 @@
+"""The matrix of faults and wires, over real sockets: `python -m tests.faults`."""
