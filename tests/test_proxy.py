@@ -48,7 +48,8 @@ async def test_any_success_will_do(line: bytes) -> None:
 
 
 BAD_ANSWERS = {
-    "407": (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "credentials"),
+    "407": (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "credentials with 407"),
+    "401": (b"HTTP/1.1 401 Unauthorized\r\n\r\n", "credentials with 401"),
     "403": (b"HTTP/1.1 403 Forbidden\r\n\r\n", "403"),
     "302": (b"HTTP/1.1 302 Found\r\nLocation: http://evil/\r\n\r\n", "302"),
     "502": (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 99999\r\n\r\n", "502"),
@@ -66,6 +67,7 @@ async def test_a_proxy_that_does_not_connect(name: str) -> None:
     with pytest.raises(DialError, match=words) as caught:
         await tunnel(Proxy("proxy", 3128, ("user", "canary")), answer)
     assert caught.value.stage == "proxy"
+    assert caught.value.status == (int(name) if name.isdigit() else None)
     assert "http://proxy:3128" in str(caught.value)
     assert "canary" not in repr(caught.value)
 

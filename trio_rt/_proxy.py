@@ -68,10 +68,12 @@ async def open_tunnel(stream: trio.abc.Stream, proxy: Proxy, host: str, port: in
         reply = await read_reply(stream)
     except (BadReply, NoReply, trio.BrokenResourceError, trio.ClosedResourceError) as error:
         raise DialError(f"the proxy {proxy} failed: {error}", stage="proxy") from error
-    if reply.status == 407:
-        raise DialError(f"the proxy {proxy} refuses the credentials (407)", stage="proxy")
     if not 200 <= reply.status <= 299:
-        raise DialError(f"the proxy {proxy} answered {reply.status}", stage="proxy")
+        # tinyproxy answers 407 to no credentials, and 401 to wrong ones.
+        refused = reply.status in (401, 407)
+        what = "refuses the credentials with" if refused else "answered"
+        message = f"the proxy {proxy} {what} {reply.status}"
+        raise DialError(message, stage="proxy", status=reply.status)
     if reply.rest:
         raise DialError(f"the proxy {proxy} sent data of its own", stage="proxy")
 

@@ -115,12 +115,21 @@ class DialError(LinkError):
     a cut link); or, when `open_timeout_s` was over, in "credentials", "dial" or
     "greet".
     `certificate` is true if it was the server's certificate that failed.
+    `status` is the HTTP status of a proxy that did not connect, else None.
     """
 
-    def __init__(self, message: str, *, stage: str, certificate: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        stage: str,
+        certificate: bool = False,
+        status: int | None = None,
+    ) -> None:
         super().__init__(message)
         self.stage = stage
         self.certificate = certificate
+        self.status = status
 
 
 class HandshakeError(LinkError):

@@ -51,6 +51,7 @@ def hook_error(error: Exception) -> HookError:
         *map(LinkClosed, (3001, 3499, 4000, 4400, 4499)),
         *map(refused, (408, 425, 429, 500, 502, 503, 504, 599, None)),
         *(DialError("no path", stage=stage) for stage in ("dns", "tcp", "proxy", "tls", "greet")),
+        *(DialError("proxy", stage="proxy", status=s) for s in (302, 408, 425, 429, 502, 503)),
         LinkDead(25.0),
         hook_error(OSError("no token server")),
         HookError("greet", ValueError("not chained")),
@@ -102,6 +103,7 @@ def test_what_stays_as_it_is_is_fatal(code: int) -> None:
         *map(refused, (101, 200, 301, 308)),
         *map(LinkClosed, (3500, 3999, 4500, 4999)),
         DialError("bad certificate", stage="tls", certificate=True),
+        *(DialError("proxy", stage="proxy", status=s) for s in (400, 401, 403, 407)),
     ],
     ids=str,
 )

@@ -68,6 +68,14 @@ STATUSES: Final = (
     (500, 599, _Rule.RETRY),
 )
 
+#: HTTP statuses of a proxy that does not connect; others are RETRY.
+PROXY_STATUSES: Final = (
+    (408, 408, _Rule.RETRY),
+    (425, 425, _Rule.RETRY),
+    (429, 429, _Rule.RETRY),
+    (400, 499, _Rule.NEW),
+)
+
 #: What hooks raise when they have a bug, and not when the world has one.
 BUGS: Final = (TypeError, AttributeError, NameError)
 
@@ -143,6 +151,8 @@ def _rule(cause: LinkError) -> _Rule:
             return _in_ranges(status, STATUSES, _Rule.NEW)
         case DialError(certificate=True):
             return _Rule.NEW
+        case DialError(status=int(status)):
+            return _in_ranges(status, PROXY_STATUSES, _Rule.RETRY)
         case HookError(__cause__=error) if isinstance(error, BUGS):
             return _Rule.FATAL
         case _:
