@@ -88,7 +88,7 @@ class Desk:
 
     def link_up(self) -> None:
         self.given = 0
-        self.mailbox.link_up(self._direct, self._wake, 0)
+        self.mailbox.link_up(self._direct, None, self._wake, 0)
 
     def take(self) -> list[Entry]:
         """The link commits a batch."""
@@ -154,6 +154,32 @@ async def test_direct() -> None:
         assert one.outcome is WRITTEN
         assert desk.wakes == 0
         assert desk.books() == (1, 0, 0)
+
+
+@clocked
+async def test_soon() -> None:
+    """A `put` writes by itself in a turn of the loop if it can; else it queues, as others do."""
+    async with open_desk() as desk:
+        answers = [True, False]
+
+        async def soon(delivery: Delivery) -> bool:
+            await trio.lowlevel.checkpoint()
+            sent = answers.pop(0)
+            if sent:
+                desk.given += 1
+                desk.session.sent_directly(delivery, desk.given, trio.current_time())
+            return sent
+
+        desk.given = 0
+        desk.mailbox.link_up(None, soon, desk._wake, 0)
+        first, _ = await desk.put("a")
+        second, _ = await desk.put("b")
+        assert (first.outcome, second.outcome) == (WRITTEN, None)
+        assert desk.wakes == 1
+        desk.mailbox.close()
+        await desk.put("c")
+        assert desk.ends == ["a accepted", "b accepted", "c closed"]
+        assert desk.write() == "b"
 
 
 @clocked
@@ -744,7 +770,7 @@ class Story:
             case _ if op == LINK:
                 # A link without the direct way, so that more is queued.
                 desk.given = 0
-                desk.mailbox.link_up(lambda delivery, now: False, desk._wake, 0)
+                desk.mailbox.link_up(lambda delivery, now: False, None, desk._wake, 0)
             case _ if op == SLEEP:
                 await trio.sleep(number / 3)
         await wait_all_tasks_blocked()

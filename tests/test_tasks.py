@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -345,6 +346,70 @@ async def test_an_idle_link_is_written_directly() -> None:
         async with world.connect(wire="websockets") as conn:
             await conn.wait_connected()
             assert conn.send_nowait("n").outcome == WRITTEN
+
+
+@virtual
+async def test_a_send_that_waits_writes_too() -> None:
+    """On every wire: when `await send` returns on an idle link, the kernel has the message."""
+    async with open_world() as world:
+        world.script(sink)
+        async with world.connect() as conn:
+            await conn.wait_connected()
+            assert (await conn.send("n")).outcome == WRITTEN
+
+
+async def _numbers(peer: Any, into: list[int]) -> None:
+    with peer.subscribe() as stream:
+        async for item in stream:
+            into.append(item.payload)  # noqa: PERF401 - it is cut short
+
+
+@virtual
+async def test_many_send_while_one_writes() -> None:
+    """Those that come in the turn of a direct write go behind it, and none is forgotten."""
+    async with open_world() as world:
+        numbers: list[int] = []
+        deliveries: dict[int, trio_rt.Delivery] = {}
+        await world.serve(partial(_numbers, into=numbers))
+        async with world.connect() as conn:
+            await conn.wait_connected()
+
+            async def send(number: int) -> None:
+                deliveries[number] = await conn.send("n", number)
+
+            for first in range(0, 100, 10):
+                await trio.sleep(0.1)
+                async with trio.open_nursery() as nursery:
+                    for number in range(first, first + 10):
+                        nursery.start_soon(send, number)
+            await trio.sleep(1)
+            assert {delivery.outcome for delivery in deliveries.values()} == {WRITTEN}
+            assert sorted(numbers) == list(range(100))
+
+
+@pytest.mark.parametrize("turns", range(5))
+@virtual
+async def test_a_direct_write_cancelled_at_any_turn(turns: int) -> None:
+    """It is accepted and arrives, or neither; and the next one arrives."""
+    async with open_world() as world:
+        numbers: list[int] = []
+        await world.serve(partial(_numbers, into=numbers))
+        async with world.connect() as conn:
+            await conn.wait_connected()
+            await trio.sleep(1)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(conn.send, "n", 1)
+                nursery.start_soon(conn.send, "n", 2)
+                for _ in range(turns):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+            accepted = conn.statistics().accepted
+            await conn.send("n", 3)
+            await trio.sleep(1)
+            assert numbers[-1] == 3
+            assert len(numbers) == accepted + 1
+            books = conn.statistics()
+            assert books.outcomes == {WRITTEN: accepted + 1}
 
 
 @virtual

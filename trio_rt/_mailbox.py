@@ -48,6 +48,8 @@ class Mailbox:
         self.closed = False
         #: Writes a message at once if it can; None where it surely cannot.
         self.direct: Callable[[Delivery, float], bool] | None = None
+        #: The same, where that takes a turn of the loop. True: it is sent.
+        self.soon: Callable[[Delivery], Awaitable[bool]] | None = None
         #: Wakes the writer, once; it sets this again before it sleeps.
         self.wake: Callable[[], None] | None = None
         #: Starts a task that lives as long as the connection; set by its owner.
@@ -77,12 +79,14 @@ class Mailbox:
             self._admit()
 
     async def put(self, delivery: Delivery) -> None:
-        """As `put_nowait`, but wait for room.
+        """As `put_nowait`, but wait for room, or a turn for a direct write.
 
         Cancelled while waiting: the send was not accepted. A message whose
         `ttl_s` runs out meanwhile is accepted and `dropped("expired")`.
         The caller has made a checkpoint already.
         """
+        if self.soon is not None and not self.closed and await self.soon(delivery):
+            return
         try:
             self.put_nowait(delivery)
         except trio.WouldBlock:
@@ -110,16 +114,17 @@ class Mailbox:
 
     def link_up(
         self,
-        direct: Callable[[Delivery, float], bool],
+        direct: Callable[[Delivery, float], bool] | None,
+        soon: Callable[[Delivery], Awaitable[bool]] | None,
         wake: Callable[[], None],
         written: int,
     ) -> None:
-        self.direct, self.wake = direct, wake
+        self.direct, self.soon, self.wake = direct, soon, wake
         self.session.link_up(trio.current_time(), written)
 
     def link_down(self) -> None:
         """The link is gone: its batch is settled, and what must not wait is dropped."""
-        self.direct = self.wake = None
+        self.direct = self.soon = self.wake = None
         self.session.link_down(trio.current_time())
         self.session.drop_ephemeral()
         self._drop_ephemeral_waiters()

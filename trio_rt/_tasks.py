@@ -64,7 +64,10 @@ class Link:
         self._heartbeat = heartbeat
         self._work = Waker()
         self._writing = False
-        self._write_now = self._write_directly
+        # How a sender writes by itself: at once, or in a turn of the loop.
+        self._direct = self._write_directly if wire.sends_at_once else None
+        self._soon = None if wire.sends_at_once else self._write_soon
+        self._lent = False
         self._bytes_in = wire.bytes_in
         self._pongs = 0
         self._received: Sequence[str | bytes] = ()
@@ -111,7 +114,8 @@ class Link:
             async with trio.open_nursery() as nursery:
                 self.scope = nursery.cancel_scope
                 self._spawn = nursery.start_soon
-                mailbox.link_up(self._write_now, self._wake, self.wire.written)
+                mailbox.link_up(self._direct, self._soon, self._wake, self.wire.written)
+                self.wire.on_control = self._attend
                 opened()
                 if len(self._session.lanes):
                     self._wake()
@@ -154,7 +158,7 @@ class Link:
                         # then has every task that was ready run once.
                         await trio.lowlevel.checkpoint()
                         await trio.lowlevel.checkpoint()
-                mailbox.direct = self._write_now
+                mailbox.direct, mailbox.soon = self._direct, self._soon
                 if wire.wants_flush:
                     self._wake()
                 batch = await wire.receive()
@@ -172,7 +176,7 @@ class Link:
             while True:
                 mailbox.wake = self._wake
                 await self._work.wait(session.ready_at)
-                while True:
+                while not self._lent:
                     if wire.wants_flush:
                         await wire.flush()
                         session.written(wire.written)
@@ -182,7 +186,7 @@ class Link:
                     await wire.send(batch)
                     session.written(wire.written)
                     mailbox.moved()
-                mailbox.direct = self._write_now
+                mailbox.direct, mailbox.soon = self._direct, self._soon
                 mailbox.moved()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             # The reader may still find a close frame, which tells more.
@@ -241,6 +245,12 @@ class Link:
         if flush:
             self._wake()
 
+    def _attend(self) -> None:
+        """A read brought no message, and the reader has not returned for it."""
+        self.heard()
+        if self.wire.wants_flush:
+            self._wake()
+
     def _write_directly(self, delivery: Delivery, now: float) -> bool:
         if not self._session.may_send_directly(now) or not self.wire.send_nowait((delivery,)):
             return False
@@ -249,3 +259,23 @@ class Link:
         if self.wire.wants_flush:
             self._wake()
         return True
+
+    async def _write_soon(self, delivery: Delivery) -> bool:
+        """The same in a turn of the loop, in which the writer stays away.
+
+        Cancelled: not accepted, and not sent.
+        """
+        session, wire, now = self._session, self.wire, trio.current_time()
+        if self._lent or delivery.expires_at <= now or not session.may_send_directly(now):
+            return False
+        self._mailbox.soon = None
+        self._lent = True
+        try:
+            if not await wire.send_soon((delivery,)):
+                return False
+            session.sent_directly(delivery, wire.written, now)
+            return True
+        finally:
+            self._lent = False
+            if len(session.lanes) or wire.wants_flush:
+                self._wake()

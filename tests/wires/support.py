@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
@@ -127,6 +127,21 @@ async def receive(wire: Wire, count: int) -> list[str | bytes]:
         while len(messages) < count:
             messages += await wire.receive()
     return messages
+
+
+async def receive_until(wire: Wire, condition: Callable[[], object]) -> None:
+    """Receive, no message, until `condition()` holds."""
+
+    async def read() -> None:
+        while True:
+            assert await wire.receive() == []
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            while not condition():
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
 
 
 async def receive_end(wire: Wire) -> LinkClosed:

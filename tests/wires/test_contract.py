@@ -38,6 +38,7 @@ from .support import (
     protocol,
     receive,
     receive_end,
+    receive_until,
     small_pair,
 )
 
@@ -109,14 +110,34 @@ async def test_a_message_in_any_pieces(ends: tuple[Wire, DirectStream]) -> None:
     """Cut at every byte: a part is life but no message, and the whole comes once."""
     wire, right = ends
     data = frame(TEXT, b"x" * 200) + frame(BINARY, b"yy", fin=False) + frame(CONT, b"z")
-    for size in (1, 2, 3, 7, len(data)):
-        got: list[str | bytes] = []
-        for at in range(0, len(data), size):
-            heard = wire.bytes_in
-            await right.send_all(data[at : at + size])
-            got += await wire.receive()
-            assert wire.bytes_in == heard + len(data[at : at + size])
-        assert got == ["x" * 200, b"yyz"]
+    got: list[str | bytes] = []
+    noticed = 0
+
+    def notice() -> None:
+        nonlocal noticed
+        noticed += 1
+
+    async def read() -> None:
+        nonlocal noticed
+        while True:
+            messages = await wire.receive()
+            got.extend(messages)
+            noticed += not messages
+
+    wire.on_control = notice
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        for size in (1, 2, 3, 7, len(data)):
+            got.clear()
+            noticed = 0
+            for at in range(0, len(data), size):
+                heard = wire.bytes_in
+                await right.send_all(data[at : at + size])
+                await trio.testing.wait_all_tasks_blocked()
+                assert wire.bytes_in == heard + len(data[at : at + size])
+            assert got == ["x" * 200, b"yyz"]
+            assert noticed == -(-len(data) // size) - (2 if size < len(data) else 1)
+        nursery.cancel_scope.cancel()
 
 
 async def test_one_read_is_one_list(ends: tuple[Wire, DirectStream]) -> None:
@@ -232,6 +253,44 @@ async def test_a_send_that_was_cancelled_before_it_began_breaks_nothing(
     assert await receive(server, 1) == ["ever"]
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_send_soon_cancelled_at_any_turn_is_whole_or_nothing(
+    pair: tuple[Wire, Wire], turns: int
+) -> None:
+    """And breaks nothing: the next message arrives."""
+    client, server = pair
+    taken = []
+
+    async def send() -> None:
+        taken.append(await client.send_soon([Sent(b"maybe")]))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    await client.send([Sent(b"ever")])
+    expected = ["maybe"] * len(taken) + ["ever"]
+    assert await receive(server, len(expected)) == expected
+    assert client.written == len(expected)
+
+
+async def test_send_soon_needs_no_more_than_a_turn(pair: tuple[Wire, Wire]) -> None:
+    """False, and nothing taken in, where the kernel is full, the writer at work, or at the end."""
+    client, server = pair
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send, [Sent(bytes(60_000), True)] * 3)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not await client.send_soon([Sent(b"x")])
+        assert len(await receive(server, 3)) == 3
+    assert await client.send_soon([Sent(b"y")])
+    assert await receive(server, 1) == ["y"]
+    server.close_nowait(1000)
+    await receive_end(client)
+    assert not await client.send_soon([Sent(b"x")])
+    assert client.written == 4
+
+
 async def test_one_task_sends(pair: tuple[Wire, Wire]) -> None:
     """A second one is busy, and direct writes do not get into a batch."""
     client, server = pair
@@ -254,12 +313,10 @@ async def test_a_stream_without_try_send_will_do(open_wire: Open) -> None:
         await client.send([Sent(b"hello")])
         assert await receive(server, 1) == ["hello"]
         await server.flush()
-        assert await client.receive() == []
-        assert client.pongs == 1
+        await receive_until(client, lambda: client.pongs == 1)
         assert server.ping()
         await server.flush()
-        assert await client.receive() == []
-        assert client.wants_flush
+        await receive_until(client, lambda: client.wants_flush)
         await client.flush()
         assert await server.receive() == []
         assert server.pongs == 1
@@ -276,11 +333,16 @@ async def test_a_stream_without_try_send_will_do(open_wire: Open) -> None:
 
 async def test_a_ping_is_answered_by_receiving(pair: tuple[Wire, Wire]) -> None:
     """Both sides; the pong is counted, with its bytes."""
-    for one, other in (pair, pair[::-1]):
-        assert not one.ping()
-        assert await other.receive() == []
-        assert await one.receive() == []
-        assert one.pongs == 1
+    client, server = pair
+    assert not client.ping()
+    await receive_until(server, lambda: server.bytes_out)
+    await receive_until(client, lambda: client.pongs)
+    assert (client.pongs, client.bytes_in) == (1, server.bytes_out)
+    sent = client.bytes_out
+    assert not server.ping()
+    await receive_until(client, lambda: client.bytes_out > sent)
+    await receive_until(server, lambda: server.pongs)
+    assert (server.pongs, server.bytes_in) == (1, client.bytes_out)
 
 
 async def test_pings_are_answered_in_order(ends: tuple[Wire, DirectStream]) -> None:

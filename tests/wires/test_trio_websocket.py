@@ -120,6 +120,28 @@ async def test_a_close_amid_a_batch_ends_the_send() -> None:
         assert closing.opcode == CLOSE
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_close_amid_send_soon(turns: int) -> None:
+    """It is taken in before the close frame, or not at all."""
+    left, right = small_pair()
+    async with open_client("trio-websocket", left) as wire, right:
+        taken = []
+
+        async def send() -> None:
+            taken.append(await wire.send_soon([Sent(b"x")]))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive_end, wire)
+            await trio.testing.wait_all_tasks_blocked()
+            await right.send_all(frame(CLOSE, b"\x03\xe8"))
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            nursery.start_soon(send)
+        frames = parse(await right.receive_some(), masked=True)
+        assert [f.opcode for f in frames] == [TEXT] * taken[0] + [CLOSE]
+        assert wire.written == taken[0]
+
+
 async def test_an_error_in_the_package_ends_the_link_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

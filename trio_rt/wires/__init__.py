@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 __all__ = ["Frame", "Wire"]
@@ -23,6 +23,14 @@ class Wire(Protocol):
     One task, the reader, calls `receive`; one, the writer, calls `send` and
     `flush`; any may call what does not wait. Nothing here has a timeout.
     """
+
+    #: Called after a read that `receive` does not return for, since it brought no
+    #: message: but life, a pong, or a ping whose answer may wait for `flush()`.
+    on_control: Callable[[], None]
+
+    @property
+    def sends_at_once(self) -> bool:
+        """Whether `send_nowait` ever takes something in; if not, `send_soon` does."""
 
     @property
     def subprotocol(self) -> str | None:
@@ -68,6 +76,12 @@ class Wire(Protocol):
         `flush()`. Never raises.
         """
 
+    async def send_soon(self, batch: Sequence[Frame]) -> bool:
+        """As `send_nowait`, in a turn of the loop. For any task.
+
+        Nobody may call `send` meanwhile. Cancelled: nothing was taken in.
+        """
+
     async def send(self, batch: Sequence[Frame]) -> None:
         """Write what waits and then all of the batch. For the writer task.
 
@@ -86,7 +100,9 @@ class Wire(Protocol):
         """Queue a ping and try to write it. True: `flush()` is needed. Never raises."""
 
     async def receive(self) -> list[str | bytes]:
-        """The complete messages that one read brought, maybe none. For the reader task.
+        """The complete messages that one read brought. For the reader task.
+
+        None, or no return at all and `on_control()`, if it brought something else.
 
         Pings and closes are answered on the way; the answer may wait for
         `flush()`. A full checkpoint each call; nothing is lost by cancelling.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -38,8 +38,12 @@ class StreamWire(abc.ABC):
         self._leftover = leftover
         self._sending = False
         self._aborted = False
+        self.on_control: Callable[[], None] = _nothing
         self.subprotocol: str | None = None
         self.bytes_in = 0
+
+    #: Whether `send_nowait` ever takes something in.
+    sends_at_once = True
 
     # -- what each does in its own way ----------------------------------------
 
@@ -112,6 +116,13 @@ class StreamWire(abc.ABC):
             self._sending = False
             if torn:
                 self._outlet.broken = True
+
+    async def send_soon(self, batch: Sequence[Frame]) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self.send_nowait(batch)
+
+    @abc.abstractmethod
+    def send_nowait(self, batch: Sequence[Frame]) -> bool: ...
 
     async def flush(self) -> None:
         await self._outlet.flush()
@@ -206,6 +217,10 @@ class StreamWire(abc.ABC):
 
     def _end_here(self) -> None:
         self._end(LinkClosed(1006, "closed by this side", by_peer=False))
+
+
+def _nothing() -> None:
+    """Nobody asked."""
 
 
 def check_close_code(code: int) -> None:

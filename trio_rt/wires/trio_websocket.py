@@ -55,6 +55,7 @@ class TrioWebsocketWire(StreamWire):
     `trio_rt.wires.Wire` has the contract of the other methods.
     """
 
+    sends_at_once = False
     _conn: WebSocketConnection
 
     def __init__(
@@ -74,9 +75,8 @@ class TrioWebsocketWire(StreamWire):
         # Messages taken from the package: how many, and those not returned yet.
         self._count = 0
         self._taken: list[str | bytes] = []
-        # A read was dealt with that may have brought something else.
+        # Whether the last read brought something else.
         self._news = False
-        self._listening: trio.CancelScope | None = None
 
     # -- the package's task ----------------------------------------------------
 
@@ -176,18 +176,35 @@ class TrioWebsocketWire(StreamWire):
         """Never: the package sends with a checkpoint."""
         return False
 
+    async def send_soon(self, batch: Sequence[Frame]) -> bool:
+        if self._sending or self._airlock.closing or not self._outlet.ready:
+            return False
+        self._sending = True
+        try:
+            frames = await self._framed(batch)
+        except trio.BrokenResourceError:
+            return False
+        finally:
+            self._sending = False
+        return not self._airlock.closing and self._outlet.write_now(frames)
+
     async def _send(self, batch: Sequence[Frame]) -> None:
-        conn = self._conn
+        waited = await self._outlet.write(await self._framed(batch))
+        if not batch and not waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def _framed(self, batch: Sequence[Frame]) -> list[bytes]:
+        """The frames that the package makes of it. Cancelled or failing, there are none."""
+        send = self._conn.send_message
         try:
             for message in batch:
                 data = message.data
-                await conn.send_message(data if message.binary else data.decode())
+                await send(data if message.binary else data.decode())
+            return self._airlock.take_frames()
         except ConnectionClosed as error:
-            self._airlock.take_frames()
             raise trio.BrokenResourceError(f"the link is closing: {error}") from error
-        waited = await self._outlet.write(self._airlock.take_frames())
-        if not batch and not waited:
-            await trio.lowlevel.cancel_shielded_checkpoint()
+        finally:
+            self._airlock.take_frames()
 
     def _put_close(self, code: int, reason: str) -> None:
         payload = struct.pack("!H", code) + reason.encode()
@@ -205,12 +222,13 @@ class TrioWebsocketWire(StreamWire):
         if not self._opened.is_set():
             await self._opened.wait()
         self._find_end()
-        if self._news and self._listening is not None:
-            self._listening.cancel()
+        if self._news:
+            self._news = False
+            self.on_control()
         while self._closed is None:
             messages, questions = self._tally.messages, self._tally.questions
             data = self._tally.feed(await self._read_some(READ_BYTES))
-            self._news |= messages == self._tally.messages or questions != self._tally.questions
+            self._news = messages == self._tally.messages or questions != self._tally.questions
             if data:
                 return data
             self._find_end()
@@ -218,10 +236,9 @@ class TrioWebsocketWire(StreamWire):
 
     async def _read(self) -> list[str | bytes]:
         try:
-            if not self._owed and not self._taken:
-                await self._listen()
-            while self._owed:
-                await self._take()
+            while self._owed or not self._taken:
+                self._taken.append(await self._conn.get_message())
+                self._count += 1
         except ConnectionClosed:
             # The package has found something that the tally does not look for.
             self._count = self._tally.messages
@@ -231,21 +248,6 @@ class TrioWebsocketWire(StreamWire):
             self._find_end()
         taken, self._taken = self._taken, []
         return taken
-
-    async def _listen(self) -> None:
-        """Wait for a message, or for a read that may have brought something else."""
-        if self._news:
-            await trio.lowlevel.checkpoint()
-        else:
-            with trio.CancelScope() as self._listening:
-                await self._take()
-            self._listening = None
-        self._news = False
-
-    async def _take(self) -> None:
-        message = await self._conn.get_message()
-        self._taken.append(message)
-        self._count += 1
 
     def _find_end(self) -> None:
         """What the package, or the tally, has found out about the end of the link."""
