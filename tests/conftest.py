@@ -4,7 +4,7 @@ from typing import get_args
 
 import pytest
 
-from trio_rt._dial import WireName
+from trio_rt.options import WireName
 
 from .helpers import World
 

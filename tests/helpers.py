@@ -12,7 +12,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 import trio_rt
-from trio_rt._dial import WireName
+from trio_rt.options import WireName
 from trio_rt.testing import LinkProfile, VirtualNetwork, VirtualStream
 from trio_rt.wires.websockets import QUIET
 

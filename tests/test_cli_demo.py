@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import pytest
@@ -16,6 +16,7 @@ from rich.console import Console
 from trio_rt.cli._books import Report, Way, percentile
 from trio_rt.cli._show import as_json, print_report, watcher
 from trio_rt.cli.demo import BACKLOG, Load, Plan, Progress, run_demo
+from trio_rt.options import WireName
 from trio_rt.protocol.lifecycle import Phase
 
 CAP_S = 60
@@ -74,9 +75,10 @@ async def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-async def test_every_promise_is_kept() -> None:
+@pytest.mark.parametrize("wire", get_args(WireName))
+async def test_every_promise_is_kept(wire: WireName) -> None:
     """Cut again and again, both ends can account for every message."""
-    report = await demo(SMALL)
+    report = await demo(attrs.evolve(SMALL, wire=wire))
     assert report.broken_promises == ()
     assert (report.cuts_by_reset, report.cuts_in_mid_frame) == (3, 3)
     assert report.reconnects == 7
@@ -284,11 +286,11 @@ async def test_no_color(
     assert text.splitlines()[0] == "sent 3, delivered 2, cuts 1, reconnecting"
 
 
-async def test_command() -> None:
+@pytest.mark.parametrize("wire", get_args(WireName))
+async def test_command(wire: WireName) -> None:
     """`trio-rt demo` shows progress, the table and the verdict, and exits with 0."""
-    done = await command(
-        "demo", "--seconds", "1.2", "--messages", "300", "--cuts", "3", "--seed", "5"
-    )
+    small = ("--seconds", "1.2", "--messages", "300", "--cuts", "3", "--seed", "5")
+    done = await command("demo", *small, "--wire", wire)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("sent ")
     assert "2 by a reset between frames, 1 in mid-frame" in done.stdout

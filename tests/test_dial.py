@@ -21,9 +21,10 @@ import trustme
 from websockets.utils import accept_key
 
 from trio_rt._ambient import Ambient, replace_ambient
-from trio_rt._dial import REDIRECTS, DialOptions, WireName, dial
+from trio_rt._dial import REDIRECTS, DialOptions, dial
 from trio_rt._tls import TlsStream
 from trio_rt.errors import DialError, HandshakeError, LinkClosed, LinkError, OptionError
+from trio_rt.options import WireName
 from trio_rt.protocol.url import parse_url
 from trio_rt.wires import Wire
 

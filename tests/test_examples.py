@@ -132,12 +132,13 @@ ANYWHERE = tuple(
 # quickstart
 
 
+@pytest.mark.usefixtures("each_wire")
 @pytest.mark.parametrize(("count", "towards", "how"), [*ANYWHERE, (200, "client", "vanish")])
 @virtual
 async def test_quickstart_across_cuts(
     count: int, towards: Towards, how: CutKind, capsys: Capture
 ) -> None:
-    """Wherever the link is cut, every line is read once and in order."""
+    """On each wire, wherever the link is cut, every line is read once and in order."""
     async with open_world() as world:
         await world.serve(quickstart.lobby)
         world.nursery.start_soon(cut_links, world, (count, towards, how))

@@ -8,10 +8,10 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal, get_args, overload
 
 from ._connection import Connection, RawConnection, Settings, run_connection
-from ._dial import DialOptions, OpenStream, WireName, check_protocols
+from ._dial import DialOptions, OpenStream, check_protocols
 from ._hooks import Attempt, Credentials, Greeting, Hooks, header_pairs
 from .errors import OptionError
-from .options import InboxLimits, Liveness, OutboxLimits, Reconnect, check_number
+from .options import InboxLimits, Liveness, OutboxLimits, Reconnect, WireName, check_number
 from .protocol.codec import Codec, resolve_codec
 from .protocol.url import Url, parse_url
 

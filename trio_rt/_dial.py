@@ -18,7 +18,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
-from typing import Final, Literal, NoReturn, TypeAlias
+from typing import Final, NoReturn, TypeAlias
 
 import attrs
 import trio
@@ -37,12 +37,13 @@ from ._proxy import open_tunnel, parse_proxy
 from ._streams import direct_stream
 from ._tls import TlsStream
 from .errors import DialError, HandshakeError, OptionError
+from .options import WireName
 from .protocol.url import Url
 from .wires import Wire
 from .wires.trio_websocket import TrioWebsocketWire
 from .wires.websockets import FRAGMENTS, QUIET, WebSocketsWire, size_limit
 
-__all__ = ["DialOptions", "OpenStream", "WireName", "dial"]
+__all__ = ["DialOptions", "OpenStream", "dial"]
 
 OpenStream: TypeAlias = Callable[[str, int], Awaitable[trio.abc.Stream]]
 
@@ -73,9 +74,6 @@ _KEY: Final = re.compile(rb"\r\nSec-WebSocket-Key: ([0-9A-Za-z+/=]+)\r\n", re.IG
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 _Items: TypeAlias = Sequence[tuple[str, str]]
-
-#: The package that speaks WebSocket.
-WireName: TypeAlias = Literal["websockets", "trio-websocket"]
 
 
 def _check_proxy(instance: object, attribute: object, value: str | None) -> None:

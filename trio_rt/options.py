@@ -24,6 +24,7 @@ __all__ = [
     "Reconnect",
     "ServerLimits",
     "Verdict",
+    "WireName",
 ]
 
 Verdict: TypeAlias = Literal["retry", "refresh", "fatal"]
@@ -164,3 +165,6 @@ class Conflate:
 
 
 OnFull: TypeAlias = Literal["pause", "drop_oldest", "drop_newest", "fail"] | Conflate
+
+#: The package that speaks WebSocket.
+WireName: TypeAlias = Literal["websockets", "trio-websocket"]

@@ -6,7 +6,7 @@ import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import trio
 
@@ -23,11 +23,12 @@ from trio_rt import (
     connect,
     serve,
 )
+from trio_rt.options import WireName
 
 __all__ = ["WIRES", "ask", "echo_to", "echoing"]
 
 #: Those of `connect()`.
-WIRES: Final = ("websockets", "trio-websocket")
+WIRES: Final = get_args(WireName)
 
 #: That of cases 9.1.6 and 9.2.6.
 LARGEST_BYTES: Final = 16 << 20

@@ -13,7 +13,7 @@ from typing import Final, get_args
 
 import trio
 
-from trio_rt._dial import WireName
+from trio_rt.options import WireName
 
 from .matrix import Result, run
 from .table import FAULTS

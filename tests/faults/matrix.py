@@ -14,7 +14,7 @@ from tests.promises.checks_sends import sides
 from tests.promises.records import Story
 from tests.promises.scene import Scene
 from tests.promises.sockets import RelayProcess, draw_talk, tell_over_sockets
-from trio_rt._dial import WireName
+from trio_rt.options import WireName
 
 from .table import Fault
 

@@ -18,11 +18,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 import attrs
 import pytest
 import trio
+
+from trio_rt.options import WireName
 
 __all__ = [
     "COMPRESSING",
@@ -45,7 +47,7 @@ ROOT: Final = Path(__file__).parents[2]
 NODE: Final = Path(__file__).parent / "peers" / "node"
 
 #: Every wire of `connect()`. Those that can compress are `COMPRESSING`.
-WIRES: Final = ["websockets", "trio-websocket"]
+WIRES: Final = get_args(WireName)
 COMPRESSING: Final = ["websockets"]
 
 #: For all of one test, the start of its processes included.

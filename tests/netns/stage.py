@@ -6,12 +6,13 @@ import math
 import os
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, get_args
 
 import attrs
 import trio
 
 from trio_rt import Liveness, Phase, RawConnection, RawPeer, Reconnect, Server, connect, serve
+from trio_rt.options import WireName
 
 from . import kernel
 from .books import LIGHT, Books, Link, Load
@@ -19,7 +20,7 @@ from .books import LIGHT, Books, Link, Load
 __all__ = ["CLOSE_S", "WIRES", "Act", "Late", "Scenario", "Skipped", "Stage", "play"]
 
 #: Those of `connect()`.
-WIRES: Final = ("websockets", "trio-websocket")
+WIRES: Final = get_args(WireName)
 
 #: `close_timeout_s` of both ends.
 CLOSE_S: Final = 2.0

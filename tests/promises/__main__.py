@@ -8,7 +8,7 @@ import time
 import traceback
 from typing import Final, get_args
 
-from trio_rt._dial import WireName
+from trio_rt.options import WireName
 
 from .checks import breaches
 from .story import tell

@@ -13,8 +13,8 @@ from typing import Final, Literal, TypeAlias
 import attrs
 
 from trio_rt import InboxLimits, Liveness, OutboxLimits, Priority, Reconnect
-from trio_rt._dial import WireName
 from trio_rt._endpoint import WhenOffline
+from trio_rt.options import WireName
 
 __all__ = ["Ending", "PeerPlan", "Plan", "Reading", "Send", "Sender", "Verb", "draw_plan"]
 

@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from trio_rt import Liveness, Reconnect
-from trio_rt._dial import WireName
+from trio_rt.options import WireName
 
 from .carriers import HOST
 from .logs import listening_to_logs

@@ -6,7 +6,7 @@ from typing import Final, get_args
 
 import trio
 
-from trio_rt._dial import WireName
+from trio_rt.options import WireName
 from trio_rt.testing import Chaos, FaultKind, VirtualNetwork, jump_wall_clock, run
 
 from .carriers import HOST, url

@@ -7,7 +7,7 @@ import attrs
 import pytest
 import trio
 
-from trio_rt._dial import WireName
+from trio_rt.options import WireName
 
 from .checks import breaches
 from .checks_sends import sides

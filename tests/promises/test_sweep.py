@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from trio_rt import Gap, Reset
-from trio_rt._dial import WireName
+from trio_rt.options import WireName
 
 from .checks import breaches
 from .checks_links import delay_shares

@@ -15,9 +15,9 @@ from websockets.protocol import CLIENT, SERVER, Protocol, Side
 from websockets.streams import StreamReader
 from websockets.utils import accept_key
 
-from trio_rt._dial import WireName
 from trio_rt._streams import DirectStream
 from trio_rt.errors import LinkClosed
+from trio_rt.options import WireName
 from trio_rt.wires import Wire
 from trio_rt.wires._framing import Lane
 from trio_rt.wires.trio_websocket import TrioWebsocketWire

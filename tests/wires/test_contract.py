@@ -17,10 +17,10 @@ import trio.testing
 import trustme
 from websockets.protocol import SERVER
 
-from trio_rt._dial import WireName
 from trio_rt._streams import DirectStream
 from trio_rt._tls import TlsStream
 from trio_rt.errors import LinkClosed, OptionError
+from trio_rt.options import WireName
 from trio_rt.wires import Wire
 from trio_rt.wires.websockets import WebSocketsWire
 

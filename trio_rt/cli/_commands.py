@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import click
 
+from ..options import WireName
 from ._signals import run_until_signal
 
 __all__ = ["command"]
@@ -66,6 +67,13 @@ def command() -> None:
     is_flag=True,
     help="Let resets overtake data in flight, which loses messages that are written.",
 )
+@click.option(
+    "--wire",
+    type=click.Choice(get_args(WireName)),
+    default="websockets",
+    show_default=True,
+    help="The package that speaks WebSocket for the client.",
+)
 @click.option("--json", "to_json", is_flag=True, help="Print the report as JSON, and no progress.")
 @click.pass_context
 def demo(
@@ -75,6 +83,7 @@ def demo(
     cuts: int,
     seed: int,
     abrupt: bool,
+    wire: WireName,
     to_json: bool,
 ) -> None:
     """Cut a link again and again under load, and account for every message.
@@ -87,7 +96,7 @@ def demo(
     from ._show import show_demo
     from .demo import Plan
 
-    plan = Plan(seconds=seconds, messages=messages, cuts=cuts, seed=seed, abrupt=abrupt)
+    plan = Plan(seconds=seconds, messages=messages, cuts=cuts, seed=seed, abrupt=abrupt, wire=wire)
     ctx.exit(run_until_signal(partial(show_demo, plan, to_json=to_json)))
 
 

@@ -29,7 +29,7 @@ from .._server import serve_listeners
 from .._states import StateStream
 from .._subscription import Stream
 from ..message import Gap, Message, Priority, Reset
-from ..options import OutboxLimits, Reconnect
+from ..options import OutboxLimits, Reconnect, WireName
 from ..protocol.lifecycle import Phase
 from ..testing import Relay, serve_relay
 from ._books import Books, Note, Report, percentile
@@ -63,6 +63,7 @@ class Plan:
     seconds: float = 8.0
     seed: int = 0
     abrupt: bool = False
+    wire: WireName = "websockets"
 
 
 @attrs.frozen(kw_only=True)
@@ -270,7 +271,11 @@ class Demo:
 
     async def _run_client(self, url: str) -> None:
         connection = connect(
-            url, open_stream=self._gates.open_stream, reconnect=RECONNECT, outbox=OUTBOX
+            url,
+            open_stream=self._gates.open_stream,
+            reconnect=RECONNECT,
+            outbox=OUTBOX,
+            wire=self._plan.wire,
         )
         async with trio.open_nursery() as nursery, connection as conn:
             self._conn = conn

@@ -12,8 +12,8 @@ import trio
 
 import trio_rt
 from trio_rt import Message, OutboxLimits, Priority
-from trio_rt._dial import WireName
 from trio_rt.message import dropped
+from trio_rt.options import WireName
 
 from ..content import EVENT, PAYLOAD, RAW
 from ..frames import ASK_BYTES
