@@ -277,5 +277,5 @@ class Link:
             return True
         finally:
             self._lent = False
-            if len(session.lanes) or wire.wants_flush:
+            if wire.wants_flush:
                 self._wake()

@@ -253,7 +253,7 @@ async def test_a_send_that_was_cancelled_before_it_began_breaks_nothing(
     assert await receive(server, 1) == ["ever"]
 
 
-@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("turns", range(6))
 async def test_send_soon_cancelled_at_any_turn_is_whole_or_nothing(
     pair: tuple[Wire, Wire], turns: int
 ) -> None:
@@ -262,7 +262,7 @@ async def test_send_soon_cancelled_at_any_turn_is_whole_or_nothing(
     taken = []
 
     async def send() -> None:
-        taken.append(await client.send_soon([Sent(b"maybe")]))
+        taken.append(await client.send_soon([Sent(b"maybe")] * 3))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send)
@@ -270,9 +270,29 @@ async def test_send_soon_cancelled_at_any_turn_is_whole_or_nothing(
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     await client.send([Sent(b"ever")])
-    expected = ["maybe"] * len(taken) + ["ever"]
+    expected = ["maybe"] * 3 * len(taken) + ["ever"]
     assert await receive(server, len(expected)) == expected
     assert client.written == len(expected)
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_close_amid_send_soon(ends: tuple[Wire, DirectStream], turns: int) -> None:
+    """The message goes before the close frame, or not at all."""
+    wire, right = ends
+    taken = []
+
+    async def send() -> None:
+        taken.append(await wire.send_soon([Sent(b"x")]))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        nursery.start_soon(wire.close)
+        await trio.testing.wait_all_tasks_blocked()
+        frames = parse(await right.receive_some(), masked=True)
+        assert [f.opcode for f in frames] == [TEXT] * taken[0] + [CLOSE]
+        nursery.cancel_scope.cancel()
 
 
 async def test_send_soon_needs_no_more_than_a_turn(pair: tuple[Wire, Wire]) -> None:

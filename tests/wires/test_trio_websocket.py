@@ -50,6 +50,17 @@ async def test_a_consent_that_the_package_does_not_see() -> None:
     await right.aclose()
 
 
+async def test_an_aborted_handshake_leaves_no_task() -> None:
+    """The package waits for an answer that does not come, and ends with the wire."""
+    left, right = small_pair()
+    wire = TrioWebsocketWire(left, max_message_bytes=100)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(wire.run, "example.org", "/", [], [])
+            wire.abort()
+    await right.aclose()
+
+
 async def test_the_subprotocol_is_told() -> None:
     """As the server chose it."""
     left, right = small_pair()
