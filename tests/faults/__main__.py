@@ -23,7 +23,7 @@ CHARACTERS: Final = 500
 
 HEADINGS: Final = (
     *("fault", "times", "wire", "links", "sends", "written", "indeterminate", "dropped or withdrawn"),
-    *("delivered", "noticed after", "broken promises"),
+    *("delivered", "lost after, at most", "broken promises"),
 )  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def _row(result: Result) -> tuple[str, ...]:
     outcomes = result.outcomes
     sends, written = outcomes.total(), outcomes["written"]
     unsure = outcomes["indeterminate"]
-    noticed = "" if not result.noticed_s else f"{max(result.noticed_s):.2f} s at most"
+    noticed = "" if not result.noticed_s else f"{max(result.noticed_s):.2f} s"
     times = str(result.fault.times) if result.fault.loses else "all the time"
     numbers = (result.links, sends, written, unsure, sends - written - unsure, result.delivered)
     words = (result.fault.name, times, result.wire)
