@@ -1,4 +1,4 @@
-"""trio_rt._dial"""
+"""trio_rt._dial and trio_rt._opening: from a URL to a wire, on either package."""
 
 from __future__ import annotations
 

@@ -8,8 +8,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal, get_args, overload
 
 from ._connection import Connection, RawConnection, Settings, run_connection
-from ._dial import DialOptions, OpenStream, check_protocols
+from ._dial import DialOptions, OpenStream
 from ._hooks import Attempt, Credentials, Greeting, Hooks, header_pairs
+from ._opening import check_protocols
 from .errors import OptionError
 from .options import InboxLimits, Liveness, OutboxLimits, Reconnect, WireName, check_number
 from .protocol.codec import Codec, resolve_codec

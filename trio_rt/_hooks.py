@@ -14,7 +14,7 @@ from typing import Final
 import attrs
 import trio
 
-from ._dial import check_headers
+from ._opening import check_headers
 from .errors import HookError, LinkError
 from .protocol.codec import encode_raw
 from .protocol.lanes import Entry
