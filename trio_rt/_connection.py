@@ -2,6 +2,7 @@
 
     run_connection       one outer nursery, never shown to the caller
     ├─ supervise         the reconnect task: dials, drives, waits, dials again
+    │  ├─ wire.run       the package's task, on the trio-websocket wire; ends with the attempt
     │  └─ link.run       one nursery per link; dies whole
     │     ├─ read        wire -> session -> streams
     │     ├─ write       outbox -> wire (from the first time it is needed)

@@ -32,8 +32,7 @@ __all__ = ["DialOptions", "OpenStream", "dial"]
 
 OpenStream: TypeAlias = Callable[[str, int], Awaitable[trio.abc.Stream]]
 
-#: The same as trio-websocket's and browsers' order of magnitude; a chain that
-#: is longer is a loop.
+#: Browsers follow about 20; a chain that is longer than this is a loop.
 REDIRECTS: Final = 5
 
 

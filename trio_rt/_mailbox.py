@@ -1,10 +1,13 @@
 """The trio face of the outbox: who waits for room, and who is told that there is work.
 
-A send goes one of three ways, and each ends in one step without an await in
+A send goes one of these ways, and each ends in one step without an await in
 between, so that no cancellation can tear it:
 
 - *direct*: nothing is queued and the socket is idle, so the message is written
   by the sender itself, with no task switch;
+- *soon*: the same on a wire that takes a turn of the loop to frame a message.
+  The writer stays away in that turn; cancelled in it, the message is neither
+  accepted nor sent;
 - *queued*: the lanes have room, or can make it; the writer is woken;
 - *waiting*: the sender is parked, and admitted when room appears, the most
   urgent first and in order within a priority. Nobody barges past a waiter of
@@ -119,6 +122,7 @@ class Mailbox:
         wake: Callable[[], None],
         written: int,
     ) -> None:
+        """The outbox may flow; `written` messages that are none of its own went before."""
         self.direct, self.soon, self.wake = direct, soon, wake
         self.session.link_up(trio.current_time(), written)
 

@@ -39,7 +39,7 @@ __all__ = ["Items", "WireOptions", "check_headers", "check_protocols", "open_wir
 #: Those whose `Location` is followed: RFC 9110, 15.4.
 REDIRECT_STATUSES: Final = frozenset({301, 302, 303, 307, 308})
 
-#: The encoder's memory, as the `websockets` package chooses it: 64 KiB.
+#: The encoder's memory, as the `websockets` package chooses it: at most 144 KiB.
 MEMORY_LEVEL: Final = 5
 
 #: What the handshake itself consists of.

@@ -5,12 +5,14 @@ link's `cause` and cancels the link's scope, so no exception groups arise, and
 nothing of a link outlives it: its state is in this object, and dies with it.
 
 The reader never waits for anybody but the socket. Where a full stream would
-lose a message it gives the loop one turn, so that a consumer that is keeping
+lose a message it gives the loop two turns, so that a consumer that is keeping
 up is never the victim of a burst.
 
 The socket is written by one side at a time. A send that finds everything idle
 writes directly; the next ones queue until the reader or the writer has run, so
-a burst becomes a batch and a lone message leaves without a task switch.
+a burst becomes a batch and a lone message leaves without a task switch. On a
+wire that takes a turn of the loop to frame a message, it is the sender that
+takes it, and the writer stays away meanwhile.
 """
 
 from __future__ import annotations
@@ -64,10 +66,11 @@ class Link:
         self._heartbeat = heartbeat
         self._work = Waker()
         self._writing = False
-        # How a sender writes by itself: at once, or in a turn of the loop.
+        # How a sender writes by itself: at once, or in a turn of the loop. In that
+        # turn the writer has to stay away.
         self._direct = self._write_directly if wire.sends_at_once else None
         self._soon = None if wire.sends_at_once else self._write_soon
-        self._lent = False
+        self._sender_writes = False
         self._bytes_in = wire.bytes_in
         self._pongs = 0
         self._received: Sequence[str | bytes] = ()
@@ -176,7 +179,7 @@ class Link:
             while True:
                 mailbox.wake = self._wake
                 await self._work.wait(session.ready_at)
-                while not self._lent:
+                while not self._sender_writes:
                     if wire.wants_flush:
                         await wire.flush()
                         session.written(wire.written)
@@ -246,7 +249,7 @@ class Link:
             self._wake()
 
     def _attend(self) -> None:
-        """A read brought no message, and the reader has not returned for it."""
+        """A read brought something that `wire.receive` does not return for."""
         self.heard()
         if self.wire.wants_flush:
             self._wake()
@@ -266,16 +269,16 @@ class Link:
         Cancelled: not accepted, and not sent.
         """
         session, wire, now = self._session, self.wire, trio.current_time()
-        if self._lent or delivery.expires_at <= now or not session.may_send_directly(now):
+        if self._sender_writes or delivery.expires_at <= now or not session.may_send_directly(now):
             return False
         self._mailbox.soon = None
-        self._lent = True
+        self._sender_writes = True
         try:
             if not await wire.send_soon((delivery,)):
                 return False
             session.sent_directly(delivery, wire.written, now)
             return True
         finally:
-            self._lent = False
+            self._sender_writes = False
             if wire.wants_flush:
                 self._wake()

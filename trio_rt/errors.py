@@ -12,7 +12,7 @@
     │   └── HookError              the program's own `credentials` or `greet` failed
     ├── ConnectionFailed           give up: leaves `connect()`, its cause chained
     │   ├── CredentialsRefused     the server will not have these credentials
-    │   ├── ServerRefused          the server, or its certificate, will never do
+    │   ├── ServerRefused          the server, its certificate or the proxy will never do
     │   ├── ProtocolBroken         the peer, or something between, breaks the protocol
     │   ├── HookFailed             a bug in `credentials` or `greet`
     │   └── AttemptsExhausted      `max_attempts` or `give_up_after_s` is used up
@@ -161,7 +161,8 @@ class LinkClosed(LinkError):
 
     `code` and `reason` are those of RFC 6455, 7.1.5: 1005 for a close without
     a code, 1006 for a connection that ended without a close. `by_peer` is
-    false where this side found a fault and closed (1002, 1007, 1009).
+    false where this side found a fault and closed (1002, 1007, 1009), or the
+    trio-websocket package failed (1011; see `__cause__`).
     """
 
     def __init__(self, code: int, reason: str = "", *, by_peer: bool = True) -> None:
@@ -202,7 +203,7 @@ class CredentialsRefused(ConnectionFailed):
 
 
 class ServerRefused(ConnectionFailed):
-    """The server, or its certificate, will not do however often it is tried."""
+    """The server, its certificate or the proxy will not do however often it is tried."""
 
 
 class ProtocolBroken(ConnectionFailed):

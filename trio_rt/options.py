@@ -133,8 +133,8 @@ class InboxLimits:
     total_bytes: float = attrs.field(default=4 << 20, validator=_count)
     #: The largest message accepted, in bytes, after decompression.
     message_bytes: float = attrs.field(default=1 << 20, validator=_count)
-    #: Frames that one message may come in. The `websockets` package has the
-    #: same bound: an endless message of empty fragments costs CPU, not bytes.
+    #: Frames that one message may come in: `MAX_FRAGMENTS` of the `websockets`
+    #: package. An endless message of empty fragments costs CPU, not bytes.
     fragments: float = attrs.field(default=4096, validator=_count)
 
 

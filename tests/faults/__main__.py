@@ -23,7 +23,7 @@ CHARACTERS: Final = 500
 
 HEADINGS: Final = (
     *("fault", "times", "wire", "links", "sends", "written", "indeterminate", "dropped or withdrawn"),
-    *("delivered", "lost after, at most", "broken promises"),
+    *("delivered", "noticed after, at most", "broken promises"),
 )  # fmt: skip
 
 
@@ -54,6 +54,8 @@ def main() -> int:
     arguments = parser.parse_args()
     wires: tuple[WireName, ...] = (arguments.wire,) if arguments.wire else get_args(WireName)
     faults = [fault for fault in FAULTS if arguments.fault in fault.name]
+    if not faults:
+        parser.error(f"no fault has {arguments.fault!r} in its name")
     broken = []
     _say(HEADINGS)
     _say(("---", "--:", "---", *["--:"] * 7, "--:"))

@@ -44,10 +44,10 @@ FAULTS: Final = (
     ),
     Fault(name="reset", impose=("rst",), loses=True, times=10),
     Fault(name="FIN", impose=("fin",), loses=True, times=10),
-    Fault(name="reset in mid-frame", impose=("cut 3001",), loses=True, times=10),
-    Fault(name="FIN in mid-frame", impose=("cut 3001 fin",), loses=True, times=10),
+    Fault(name="reset after 301 bytes", impose=("cut 301",), loses=True, times=10),
+    Fault(name="FIN after 301 bytes", impose=("cut 301 fin",), loses=True, times=10),
     Fault(
-        name="reset in mid-frame, over TLS", impose=("cut 3001",), loses=True, times=10, tls=True
+        name="reset after 301 bytes, over TLS", impose=("cut 301",), loses=True, times=10, tls=True
     ),
     Fault(
         name="black hole",

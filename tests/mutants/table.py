@@ -292,7 +292,7 @@ MUTANTS: Final = (
     Mutant(
         "the writer comes in the turn of a direct write",
         "trio_rt/_tasks.py",
-        "                while not self._lent:\n",
+        "                while not self._sender_writes:\n",
         "                while True:\n",
         ("tests/test_tasks.py",),
     ),
@@ -320,8 +320,8 @@ MUTANTS: Final = (
     Mutant(
         "a read without a message is not told",
         "trio_rt/wires/trio_websocket.py",
-        "            self._news = False\n            self.on_control()\n",
-        "            self._news = False\n",
+        "            self._control = False\n            self.on_control()\n",
+        "            self._control = False\n",
         ("tests/wires/test_contract.py",),
     ),
 )

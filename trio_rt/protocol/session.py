@@ -180,7 +180,7 @@ class Session:
         """Hand what has arrived to the streams.
 
         False: a full stream would lose something, and its consumer has had no
-        turn since. Give the loop one turn and call again. `final` drops instead.
+        turn since. Let its consumer run and call again. `final` drops instead.
         """
         receive, now = self.inbox.receive, self._now
         arriving = self._arriving

@@ -35,7 +35,7 @@ class RelayStatistics:
 
 
 class Relay:
-    """A running relay: connect to its `port` and not to the target's.
+    """A running relay, made by `serve_relay()`: connect to its `port`, not to the target's.
 
     Every method acts at once, on all links, and from any task of the same
     `trio.run`. `towards` says in which direction: `"server"` is the target,

@@ -1,7 +1,7 @@
 """`python -m trio_rt.testing.relay HOST PORT`: the relay as a process.
 
 Prints the port that it listens on. Then it takes commands from the standard
-input, one a line, and answers each with `ok` or `error: ...`.
+input, one a line, and answers each but `quit` with `ok` or `error: ...`.
 
 Conditions, which hold until they are changed:
 

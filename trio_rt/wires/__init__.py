@@ -24,8 +24,8 @@ class Wire(Protocol):
     `flush`; any may call what does not wait. Nothing here has a timeout.
     """
 
-    #: Called after a read that `receive` does not return for, since it brought no
-    #: message: but life, a pong, or a ping whose answer may wait for `flush()`.
+    #: Called for a read that brought something else than messages: life, a pong, or
+    #: a ping whose answer may wait for `flush()`. Not where `receive` returns for it.
     on_control: Callable[[], None]
 
     @property
@@ -102,7 +102,8 @@ class Wire(Protocol):
     async def receive(self) -> list[str | bytes]:
         """The complete messages that one read brought. For the reader task.
 
-        None, or no return at all and `on_control()`, if it brought something else.
+        For a read without any it returns an empty list, or calls `on_control()`
+        and goes on.
 
         Pings and closes are answered on the way; the answer may wait for
         `flush()`. A full checkpoint each call; nothing is lost by cancelling.

@@ -18,7 +18,7 @@ from ._framing import PING, encode_control
 
 __all__ = ["FRAGMENTS", "StreamWire"]
 
-#: Frames that a message may come in; the same as the `websockets` package.
+#: Frames that a message may come in: `MAX_FRAGMENTS` of the `websockets` package.
 FRAGMENTS: Final = 4096
 
 #: The longest reason of a close frame: RFC 6455, 5.5, less the code.

@@ -43,8 +43,8 @@ from ._tally import Tally
 
 __all__ = ["TrioWebsocketWire"]
 
-#: Messages that the package may have in front of the reader. It parks at the
-#: next one, and the reader never does.
+#: Messages that the package may have in front of the reader. More of them park its
+#: task, never our reader.
 QUEUED_MESSAGES: Final = 256
 
 
@@ -66,17 +66,17 @@ class TrioWebsocketWire(StreamWire):
         fragments: float = FRAGMENTS,
     ) -> None:
         super().__init__(stream, masks=True)
-        self._airlock = Airlock(self._outlet, self._more)
+        self._airlock = Airlock(self._outlet, self._feed)
         self._tally = Tally(max_message_bytes=max_message_bytes, fragments=fragments)
         self._opened = trio.Event()
         self._over = trio.Event()
         self._failure: Exception | None = None
         self._closed: LinkClosed | None = None
         # Messages taken from the package: how many, and those not returned yet.
-        self._count = 0
-        self._taken: list[str | bytes] = []
+        self._fetched = 0
+        self._unreturned: list[str | bytes] = []
         # Whether the last read brought something else.
-        self._news = False
+        self._control = False
 
     # -- the package's task ----------------------------------------------------
 
@@ -142,7 +142,8 @@ class TrioWebsocketWire(StreamWire):
         self._airlock.answer("\r\n".join([*lines, "", ""]).encode())
         await self._opened.wait()
         if self._over.is_set():
-            raise HandshakeError(f"trio-websocket refused the handshake: {self._failure}")
+            message = f"trio-websocket refused the handshake: {self._failure or 'it closed'}"
+            raise HandshakeError(message) from self._failure
 
     # -- state -----------------------------------------------------------------
 
@@ -152,12 +153,12 @@ class TrioWebsocketWire(StreamWire):
 
     @property
     def _ended(self) -> LinkClosed | None:
-        return None if self._taken or self._owed else self._closed
+        return None if self._unreturned or self._undelivered else self._closed
 
     @property
-    def _owed(self) -> int:
+    def _undelivered(self) -> int:
         """Messages that the package has or will have."""
-        return self._tally.messages - self._count
+        return self._tally.messages - self._fetched
 
     def _end(self, closed: LinkClosed) -> None:
         if self._closed is None:
@@ -217,18 +218,18 @@ class TrioWebsocketWire(StreamWire):
 
     # -- receiving -------------------------------------------------------------
 
-    async def _more(self) -> bytes:
+    async def _feed(self) -> bytes:
         """One read, for the package: it is back for more, so the last one is dealt with."""
         if not self._opened.is_set():
             await self._opened.wait()
         self._find_end()
-        if self._news:
-            self._news = False
+        if self._control:
+            self._control = False
             self.on_control()
         while self._closed is None:
             messages, questions = self._tally.messages, self._tally.questions
             data = self._tally.feed(await self._read_some(READ_BYTES))
-            self._news = messages == self._tally.messages or questions != self._tally.questions
+            self._control = messages == self._tally.messages or questions != self._tally.questions
             if data:
                 return data
             self._find_end()
@@ -236,17 +237,17 @@ class TrioWebsocketWire(StreamWire):
 
     async def _read(self) -> list[str | bytes]:
         try:
-            while self._owed or not self._taken:
-                self._taken.append(await self._conn.get_message())
-                self._count += 1
+            while self._undelivered or not self._unreturned:
+                self._unreturned.append(await self._conn.get_message())
+                self._fetched += 1
         except ConnectionClosed:
             # The package has found something that the tally does not look for.
-            self._count = self._tally.messages
+            self._fetched = self._tally.messages
             await trio.lowlevel.checkpoint()
             if self._conn.closed is None:
                 await self._over.wait()
             self._find_end()
-        taken, self._taken = self._taken, []
+        taken, self._unreturned = self._unreturned, []
         return taken
 
     def _find_end(self) -> None:
