@@ -94,7 +94,7 @@ class TrioWebsocketWire(StreamWire):
         Before that it raises `DialError`; later it raises nothing: what the
         package raises ends the link.
         """
-        extra = [(name.encode(), value.encode("iso-8859-1")) for name, value in headers]
+        extra = [(name.encode(), value.strip().encode("iso-8859-1")) for name, value in headers]
 
         async def open_connection() -> None:
             self._conn = await wrap_client_stream(
@@ -119,8 +119,10 @@ class TrioWebsocketWire(StreamWire):
         except Exception as error:
             self._failure = _leaf(error)
             if request is None:
-                message = f"trio-websocket makes no request of this: {self._failure}"
-                raise DialError(message, stage="handshake") from self._failure
+                # Its error shows the header, which may be a secret.
+                kind = type(self._failure).__name__
+                message = f"trio-websocket makes no request of this ({kind})"
+                raise DialError(message, stage="handshake") from None
         finally:
             self._over.set()
             self._opened.set()
