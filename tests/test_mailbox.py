@@ -183,6 +183,24 @@ async def test_soon() -> None:
 
 
 @clocked
+async def test_a_link_that_dies_in_the_turn_of_a_direct_write() -> None:
+    """What would not wait offline does not wait then either; anything else does."""
+    async with open_desk() as desk:
+
+        async def soon(delivery: Delivery) -> bool:
+            desk.mailbox.link_down()
+            await trio.lowlevel.checkpoint()
+            return False
+
+        desk.mailbox.link_up(None, soon, desk._wake, 0)
+        gone, _ = await desk.put("a", ephemeral=True)
+        desk.mailbox.link_up(None, soon, desk._wake, 0)
+        kept, _ = await desk.put("b")
+        assert (gone.outcome, kept.outcome) == (dropped("offline"), None)
+        assert desk.books() == (2, 1, 0)
+
+
+@clocked
 async def test_not_direct_past_what_is_queued() -> None:
     """While something is queued or in flight, a message queues behind it."""
     async with open_desk() as desk:

@@ -88,8 +88,12 @@ class Mailbox:
         `ttl_s` runs out meanwhile is accepted and `dropped("expired")`.
         The caller has made a checkpoint already.
         """
-        if self.soon is not None and not self.closed and await self.soon(delivery):
-            return
+        if self.soon is not None and not self.closed:
+            if await self.soon(delivery):
+                return
+            if delivery.ephemeral and not self.session.linked and not self.closed:
+                self.session.reject(delivery, dropped("offline"))  # lost in that turn
+                return
         try:
             self.put_nowait(delivery)
         except trio.WouldBlock:

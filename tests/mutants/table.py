@@ -304,6 +304,13 @@ MUTANTS: Final = (
         ("tests/wires/test_trio_websocket.py", "tests/wires/test_contract.py"),
     ),
     Mutant(
+        "the package reads on while its messages wait",
+        "trio_rt/wires/trio_websocket.py",
+        "            while self._undelivered or self._unreturned or not self._receiving:\n",
+        "            while False:\n",
+        ("tests/wires/test_contract.py",),
+    ),
+    Mutant(
         "fragments are counted by nobody",
         "trio_rt/wires/_tally.py",
         "        elif self._frames > self._max_frames:\n",

@@ -17,7 +17,7 @@ import trio.testing
 import trustme
 from websockets.protocol import SERVER
 
-from trio_rt._streams import DirectStream
+from trio_rt._streams import READ_BYTES, DirectStream
 from trio_rt._tls import TlsStream
 from trio_rt.errors import LinkClosed, OptionError
 from trio_rt.options import WireName
@@ -145,6 +145,34 @@ async def test_one_read_is_one_list(ends: tuple[Wire, DirectStream]) -> None:
     wire, right = ends
     await right.send_all(frame(TEXT, b"1") * 1000)
     assert await wire.receive() == ["1"] * 1000
+
+
+async def test_nothing_is_read_for_nobody(ends: tuple[Wire, DirectStream]) -> None:
+    """While no one receives, what the peer sends stays in the kernel: it bounds it, not we."""
+    wire, right = ends
+    await right.send_all(frame(TEXT, b"x") * 100)
+    await trio.testing.wait_all_tasks_blocked()
+    assert wire.bytes_in == 0
+    assert await receive(wire, 100) == ["x"] * 100
+
+
+async def test_a_peer_that_never_pauses(ends: tuple[Wire, DirectStream]) -> None:
+    """Each receive returns what one read brought, however slow the receiver is."""
+    wire, right = ends
+
+    async def flood() -> None:
+        while True:
+            await right.send_all(frame(TEXT, b"x") * 1000)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flood)
+        for _ in range(20):
+            for _ in range(5):
+                await trio.lowlevel.checkpoint()
+            with trio.fail_after(10):
+                messages = await wire.receive()
+            assert 0 < len(messages) <= READ_BYTES / 3
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_was_read_behind_the_handshake_comes_first(open_wire: Open) -> None:

@@ -151,6 +151,35 @@ async def test_a_close_amid_a_batch_ends_the_send() -> None:
         assert closing.opcode == CLOSE
 
 
+async def test_a_breach_amid_a_batch_ends_the_send() -> None:
+    """No data goes out behind our own close frame."""
+    left, right = small_pair()
+    async with open_client("trio-websocket", left, limit=10) as wire, right:
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                with pytest.raises(trio.BrokenResourceError, match="closing"):
+                    await wire.send([Sent(b"x")] * 100)
+
+            nursery.start_soon(receive_end, wire)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(send)
+            await trio.lowlevel.checkpoint()
+            await right.send_all(frame(TEXT, b"x" * 11))
+        [closing] = parse(await right.receive_some(), masked=True)
+        assert closing.opcode == CLOSE
+        assert wire.written == 0
+
+
+async def test_a_text_that_is_no_text_breaks_the_link() -> None:
+    """A foreign codec's bug ends no more than that, whichever way it is sent."""
+    left, right = small_pair()
+    async with open_client("trio-websocket", left) as wire, right:
+        assert not await wire.send_soon([Sent(b"\xff")])
+        with pytest.raises(trio.BrokenResourceError, match="UTF-8"):
+            await wire.send([Sent(b"\xff")])
+
+
 @pytest.mark.parametrize("turns", range(4))
 async def test_a_close_amid_send_soon(turns: int) -> None:
     """It is taken in before the close frame, or not at all."""

@@ -6,6 +6,7 @@ allow, so that what a sender got rid of is near what the receiver has.
 
 from __future__ import annotations
 
+import errno
 from typing import Final, NoReturn, get_args
 
 import attrs
@@ -20,6 +21,10 @@ from ._relay_link import RelayLink
 from ._sockets import listen, open_small, reset_on_close
 
 __all__ = ["Relay", "RelayStatistics", "serve_relay"]
+
+#: No file descriptors or memory: it goes on once there are some, as trio's servers do.
+_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+ROOM_WAIT_S: Final = 0.1
 
 _DIRECTIONS: Final[tuple[Towards, ...]] = get_args(Towards)
 
@@ -141,6 +146,10 @@ class Relay:
                 return await self._listener.accept()
             except trio.ClosedResourceError:
                 continue
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                await trio.sleep(ROOM_WAIT_S)
 
     async def _handle(self, client: trio.SocketStream) -> None:
         async with client:

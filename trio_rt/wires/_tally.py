@@ -39,6 +39,11 @@ class Tally:
         #: The close code and reason for a message that broke a limit.
         self.breach: tuple[int, str] | None = None
 
+    @property
+    def missing(self) -> int:
+        """Bytes that the payload in progress still needs; 0 between payloads."""
+        return self._missing
+
     def feed(self, data: bytes) -> bytes:
         """`data` as far as it may be passed on: up to a frame that breaks a limit."""
         known = len(self._head)

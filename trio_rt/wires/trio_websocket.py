@@ -43,6 +43,10 @@ from ._tally import Tally
 
 __all__ = ["TrioWebsocketWire"]
 
+#: A read between long frames asks for so much. The package takes a turn of the loop
+#: for each frame, and all that time nothing else is heard: so few are a moment.
+SHORT_READ_BYTES: Final = 4096
+
 #: Messages that the package may have in front of the reader. More of them park its
 #: task, never our reader.
 QUEUED_MESSAGES: Final = 256
@@ -77,6 +81,9 @@ class TrioWebsocketWire(StreamWire):
         self._unreturned: list[str | bytes] = []
         # Whether the last read brought something else.
         self._control = False
+        # Whether somebody receives; without, nothing is read.
+        self._receiving = False
+        self._hungry = trio.lowlevel.ParkingLot()
 
     # -- the package's task ----------------------------------------------------
 
@@ -192,7 +199,10 @@ class TrioWebsocketWire(StreamWire):
         return not self._airlock.closing and self._outlet.write_now(frames)
 
     async def _send(self, batch: Sequence[Frame]) -> None:
-        waited = await self._outlet.write(await self._framed(batch))
+        frames = await self._framed(batch)
+        if self._airlock.closing:
+            raise trio.BrokenResourceError("the link is closing")
+        waited = await self._outlet.write(frames)
         if not batch and not waited:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -206,6 +216,8 @@ class TrioWebsocketWire(StreamWire):
             return self._airlock.take_frames()
         except ConnectionClosed as error:
             raise trio.BrokenResourceError(f"the link is closing: {error}") from error
+        except UnicodeDecodeError as error:  # a foreign codec's bug
+            raise trio.BrokenResourceError(f"a text message is no UTF-8: {error}") from error
         finally:
             self._airlock.take_frames()
 
@@ -229,8 +241,12 @@ class TrioWebsocketWire(StreamWire):
             self._control = False
             self.on_control()
         while self._closed is None:
+            # Reading on would outrun the reader, which takes one message a turn.
+            while self._undelivered or self._unreturned or not self._receiving:
+                await self._hungry.park()
             messages, questions = self._tally.messages, self._tally.questions
-            data = self._tally.feed(await self._read_some(READ_BYTES))
+            wanted = max(SHORT_READ_BYTES, min(self._tally.missing, READ_BYTES))
+            data = self._tally.feed(await self._read_some(wanted))
             self._control = messages == self._tally.messages or questions != self._tally.questions
             if data:
                 return data
@@ -238,6 +254,8 @@ class TrioWebsocketWire(StreamWire):
         return b""
 
     async def _read(self) -> list[str | bytes]:
+        self._receiving = True
+        self._hungry.unpark_all()
         try:
             while self._undelivered or not self._unreturned:
                 self._unreturned.append(await self._conn.get_message())
@@ -249,6 +267,8 @@ class TrioWebsocketWire(StreamWire):
             if self._conn.closed is None:
                 await self._over.wait()
             self._find_end()
+        finally:
+            self._receiving = False
         taken, self._unreturned = self._unreturned, []
         return taken
 
