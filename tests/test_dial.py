@@ -250,6 +250,15 @@ async def test_user_info_in_the_url_becomes_basic_authentication(nursery: trio.N
     assert dict(headers_of(peer.heads[0]))["Authorization"] == "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
 
 
+async def test_a_long_host_is_sent_as_it_is(nursery: trio.Nursery) -> None:
+    """A label of 63 characters and a port, or a Host of the program's own."""
+    peer = Peer(nursery, upgrading())
+    await peer.dial(f"ws://{'x' * 63}:8080/")
+    await peer.dial(headers=[("Host", "y" * 70)])
+    hosts = [dict(headers_of(head))["Host"] for head in peer.heads]
+    assert hosts == [f"{'x' * 63}:8080", "y" * 70]
+
+
 BAD_HEADERS = [
     ("X-Token", "canary\r\nEvil: 1"),
     ("X-Token", "canary\n"),

@@ -56,6 +56,9 @@ RESERVED: Final = frozenset(
         "upgrade",
     }
 )
+#: The host for a package that takes "host:port" for one name, and no label over 63.
+STAND_IN: Final = "stand-in"
+
 _TOKEN: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]+")
 _KEY: Final = re.compile(rb"\r\nSec-WebSocket-Key: ([0-9A-Za-z+/=]+)\r\n", re.IGNORECASE)
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -131,7 +134,10 @@ async def _shake_by_package(
     opened = False
     try:
         (_, host), *others = _own_headers(url, headers)
-        request: bytes = await nursery.start(wire.run, host, url.resource, protocols, others)
+        made: bytes = await nursery.start(wire.run, STAND_IN, url.resource, protocols, others)
+        request = made.replace(
+            b": %s\r\n" % STAND_IN.encode(), b": %s\r\n" % host.encode("iso-8859-1"), 1
+        )
         protocol.key = _key(request)
         reply = await _ask(stream, url, protocol, request)
         if isinstance(reply, Url):
