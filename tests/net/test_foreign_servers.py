@@ -169,7 +169,7 @@ async def test_kill(server: Server, wire: Any) -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("server", SERVERS)
-async def test_graceful_restart(server: Server, wire: Any) -> None:
+async def test_graceful_restart(server: Server, wire: Any, request: pytest.FixtureRequest) -> None:
     """The server says that it goes away: the client is back when the server is."""
     async with running(server()) as program:
         async with talking(program.url(), wire=wire) as talk:
@@ -180,7 +180,12 @@ async def test_graceful_restart(server: Server, wire: Any) -> None:
             await talk.wait_links(2)
             await talk.more()
         assert isinstance(talk.causes[0], LinkClosed)
-        assert talk.causes[0].code in (1001, 1012)
+        codes = {1001, 1012}
+        if request.node.callspec.id.startswith("uvicorn"):
+            # It closes TCP at once, with what we send unread: the kernel makes a
+            # reset of it, and that may overtake the close frame.
+            codes.add(1006)
+        assert talk.causes[0].code in codes
         assert talk.links == 2
 
 
