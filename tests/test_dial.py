@@ -288,6 +288,14 @@ async def test_headers_that_cannot_be_sent(nursery: trio.Nursery, header: tuple[
     assert not peer.opened
 
 
+async def test_two_hosts_cannot_be_sent(nursery: trio.Nursery) -> None:
+    """A server must refuse a second Host, so it is the caller's error."""
+    peer = Peer(nursery, upgrading())
+    with pytest.raises(OptionError, match="one Host"):
+        await peer.dial(headers=[("Host", "a"), ("host", "b")])
+    assert not peer.opened
+
+
 @pytest.mark.parametrize("protocols", [["a b"], [""], ["a", "a"], ["ü"], ["a,b"]])
 async def test_protocols_that_cannot_be_offered(
     nursery: trio.Nursery, protocols: list[str]

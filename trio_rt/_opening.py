@@ -257,6 +257,10 @@ def check_headers(headers: Items, field: str = "headers") -> None:
         if not isinstance(value, str) or not _VALUE.fullmatch(value):
             rule = "must be ISO-8859-1 text without control characters"
             raise OptionError(f"{field}[{name!r}]", rule, "what was given")
+    # RFC 9112, 3.2: a server must refuse a second one.
+    hosts = [name for name, _ in headers if name.lower() == "host"]
+    if len(hosts) > 1:
+        raise OptionError(field, "must have one Host at most", hosts)
 
 
 def check_protocols(protocols: Sequence[str]) -> None:

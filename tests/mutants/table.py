@@ -311,6 +311,20 @@ MUTANTS: Final = (
         ("tests/wires/test_contract.py",),
     ),
     Mutant(
+        "what would not wait offline waits, if the link dies in its direct write",
+        "trio_rt/_mailbox.py",
+        "            if delivery.ephemeral and not self.session.linked and not self.closed:\n",
+        "            if False:\n",
+        ("tests/test_mailbox.py",),
+    ),
+    Mutant(
+        "long reads for the package",
+        "trio_rt/wires/trio_websocket.py",
+        "wanted = max(SHORT_READ_BYTES, min(self._tally.missing, READ_BYTES))",
+        "wanted = READ_BYTES",
+        ("tests/wires/test_trio_websocket.py",),
+    ),
+    Mutant(
         "fragments are counted by nobody",
         "trio_rt/wires/_tally.py",
         "        elif self._frames > self._max_frames:\n",

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
+import resource
 import socket
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -231,3 +234,28 @@ async def test_cancel_closes_everything(conditions: Conditions) -> None:
             await read_to_the_end(new)
     with trio.fail_after(LIMIT_S), pytest.raises(OSError, match="all attempts to connect"):
         await trio.open_tcp_stream("127.0.0.1", relay.port)
+
+
+@contextmanager
+def _no_descriptors() -> Iterator[None]:
+    """Nothing can be opened in the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_without_descriptors_it_waits_for_some() -> None:
+    """Its links live on, and the new connection is taken later."""
+    async with relayed() as (relay, client, server):
+        with socket.create_connection(("127.0.0.1", relay.port)):
+            with _no_descriptors():
+                await trio.testing.wait_all_tasks_blocked()
+                await client.send_all(b"x")
+                assert await server.receive_some() == b"x"
+                assert relay.statistics().links_opened == 1
+            await until(lambda: relay.statistics().links_opened == 2)

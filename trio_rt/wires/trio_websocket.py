@@ -13,14 +13,16 @@ h11's, and one without an end is waited for.
 The rule. The package talks to an `Airlock`, and what it writes goes through the
 outlet, as in the other wire. Its task runs in the nursery of the attempt,
 whatever it raises becomes this link's end, and `abort()` cancels it. The answer
-to its request is read and judged by `_dial`, and then told to it. A `Tally` in
+to its request is read and judged by `_opening`, and then told to it. A `Tally` in
 front of it holds the limits on a message (its own counts characters, and no
 fragments), and tells how many messages a read brought, so that all of them can
-be taken from it, and no more waited for. Pings and closes that begin here are
-frames of our own: in a state of "closing" the package cannot bear a ping.
+be taken from it, and no more waited for. It reads only while somebody receives
+and nothing is left to take: it would outrun the reader, without a bound in bytes.
+Pings and closes that begin here are frames of our own: in a state of "closing"
+the package cannot bear a ping.
 
 The remaining hole: a message goes out in one frame, so a ping behind a large
-one waits for all of it. And nothing is sent without a task switch.
+one waits for all of it. And nothing is sent without a turn of the loop.
 """
 
 from __future__ import annotations
@@ -101,7 +103,9 @@ class TrioWebsocketWire(StreamWire):
         Before that it raises `DialError`; later it raises nothing: what the
         package raises ends the link.
         """
-        extra = [(name.encode(), value.strip().encode("iso-8859-1")) for name, value in headers]
+        extra = [
+            (name.encode(), value.strip(" \t").encode("iso-8859-1")) for name, value in headers
+        ]
 
         async def open_connection() -> None:
             self._conn = await wrap_client_stream(
@@ -274,9 +278,9 @@ class TrioWebsocketWire(StreamWire):
 
     def _find_end(self) -> None:
         """What the package, or the tally, has found out about the end of the link."""
-        closed = self._conn.closed
         if self._closed is not None:
             return
+        closed = self._conn.closed
         if closed is not None and self._airlock.answered_close:
             self._end(LinkClosed(int(closed.code), closed.reason or ""))
         elif closed is not None:
