@@ -62,6 +62,7 @@ from .options import (
     OutboxLimits,
     Reconnect,
     ServerLimits,
+    SessionLimits,
 )
 from .protocol.codec import Codec, JsonCodec, Meta, MsgpackCodec
 from .protocol.lifecycle import Phase, State
@@ -115,6 +116,7 @@ __all__ = [
     "Server",
     "ServerLimits",
     "ServerRefused",
+    "SessionLimits",
     "State",
     "StateStream",
     "Statistics",

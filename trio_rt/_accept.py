@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import Final, TypeAlias
 
 import attrs
@@ -35,6 +34,7 @@ from ._streams import DirectStream
 from ._tls import TlsStream
 from .errors import Refuse
 from .options import ServerLimits
+from .protocol.frames import BATCH_MARGIN_BYTES, PLAIN
 from .wires import Wire
 from .wires.websockets import QUIET, WebSocketsWire, size_limit
 
@@ -65,6 +65,7 @@ async def accept(
     *,
     limits: ServerLimits,
     protocols: Sequence[str],
+    session_protocol: str | None,
     hook: AcceptHook | None,
     compression: bool,
     max_message_bytes: float,
@@ -72,8 +73,8 @@ async def accept(
 ) -> Accepted | None:
     """Do the opening handshake on `stream`, a fresh connection of a stranger.
 
-    `protocols` are the subprotocols known here, the favourite first; with none
-    in common the link has none. All of it, TLS and the hook included, has
+    `session_protocol` is taken wherever it is offered; `protocols` are the other
+    subprotocols known here, the favourite first. With none in common the link has none. All of it, TLS and the hook included, has
     `limits.handshake_s`.
 
     Returns None for whoever is refused or gone: answered where possible, and
@@ -81,14 +82,20 @@ async def accept(
     is closed. Cancelled: likewise; nothing else is raised.
     """
     remote = remote_address(stream)
-    protocol = _protocol(protocols, compression, max_message_bytes)
-    make_wire = partial(
-        WebSocketsWire,
-        stream,
-        protocol,
-        max_message_bytes=max_message_bytes,
-        fragments=fragments,
-    )
+    known = (*(() if session_protocol is None else (session_protocol,)), *protocols, PLAIN)
+    protocol = _protocol(known, compression, max_message_bytes)
+
+    def make_wire(leftover: bytes) -> WebSocketsWire:
+        is_session = protocol.subprotocol == session_protocol is not None
+        margin = BATCH_MARGIN_BYTES if is_session else 0
+        return WebSocketsWire(
+            stream,
+            protocol,
+            max_message_bytes=max_message_bytes + margin,
+            fragments=fragments,
+            leftover=leftover,
+        )
+
     accepted = None
     try:
         with trio.move_on_after(limits.handshake_s) as scope:
@@ -109,7 +116,7 @@ async def _shake(
     protocol: ServerProtocol,
     limits: ServerLimits,
     hook: AcceptHook | None,
-    make_wire: Callable[..., WebSocketsWire],
+    make_wire: Callable[[bytes], WebSocketsWire],
 ) -> Accepted | None:
     secure = False
     try:
@@ -130,7 +137,7 @@ async def _shake(
         await turn_away(stream, refusal)
         return None
     await stream.send_all(response)
-    return Accepted(make_wire(leftover=leftover), handshake, identity)
+    return Accepted(make_wire(leftover), handshake, identity)
 
 
 def _protocol(

@@ -14,11 +14,12 @@ from ._opening import check_protocols
 from .errors import OptionError
 from .options import InboxLimits, Liveness, OutboxLimits, Reconnect, WireName, check_number
 from .protocol.codec import Codec, resolve_codec
+from .protocol.session import syntax_of
 from .protocol.url import Url, parse_url
 
 __all__ = ["connect"]
 
-#: Not built yet; each would need a session.
+#: Not built yet.
 _UNBUILT: Final = "is not available yet"
 
 
@@ -60,7 +61,7 @@ def connect(
     liveness: Liveness | None = ...,
     outbox: OutboxLimits = ...,
     inbox: InboxLimits = ...,
-    session: Literal["offer", "off"] = ...,
+    session: Literal["offer", "require", "off"] = ...,
     store: None = ...,
     ssl_context: ssl.SSLContext | None = ...,
     proxy: str | None = ...,
@@ -83,7 +84,7 @@ def connect(
     liveness: Liveness | None = Liveness(),
     outbox: OutboxLimits = OutboxLimits(),
     inbox: InboxLimits = InboxLimits(),
-    session: str = "offer",
+    session: Literal["offer", "require", "off"] = "offer",
     store: None = None,
     ssl_context: ssl.SSLContext | None = None,
     proxy: str | None = None,
@@ -110,6 +111,9 @@ def connect(
     - `credentials(attempt)`: asked anew before every attempt.
     - `greet(greeting)`: may talk on each new link before the outbox opens.
     - `codec`: "json", "msgpack", "raw" (gives a `RawConnection`) or a `Codec`.
+    - `session`: "offer" one to the server, "require" one, or "off". With a server
+      that knows them nothing is lost or doubled over any number of cut links; with
+      others the plain envelope is spoken.
     - `reconnect`, `liveness` (None: off), `outbox`, `inbox`: see their classes.
     - `ssl_context`: None is the default context of the `ssl` module.
     - `proxy`: `http://[user:password@]host:port`.
@@ -121,7 +125,8 @@ def connect(
     Raises `OptionError` for options that cannot be, at once; leaves with a
     `ConnectionFailed` (never in a group) when the trouble is for good.
     """
-    _refuse_unbuilt(session, store, fallback)
+    _refuse_unbuilt(store, fallback)
+    _check_session(session, codec)
     check_number("open_timeout_s", open_timeout_s, above=True)
     check_number("close_timeout_s", close_timeout_s)
     _check_kind("reconnect", reconnect, Reconnect)
@@ -150,8 +155,10 @@ def connect(
             wire=wire,
             max_message_bytes=inbox.message_bytes,
             fragments=inbox.fragments,
+            session_protocol=_session_protocol(session, codec),
             open_stream=open_stream,
         ),
+        session=session,
         open_timeout_s=open_timeout_s,
         close_timeout_s=close_timeout_s,
     )
@@ -163,13 +170,18 @@ def connect(
     return run_connection(lambda: Connection(settings, resolved))
 
 
-def _refuse_unbuilt(session: str, store: object, fallback: object) -> None:
-    if session not in ("offer", "off"):
-        raise OptionError("session", 'must be "offer" or "off"', session)
+def _refuse_unbuilt(store: object, fallback: object) -> None:
     if store is not None:
         raise OptionError("store", _UNBUILT, store)
     if fallback is not None:
         raise OptionError("fallback", _UNBUILT, fallback)
+
+
+def _check_session(session: str, codec: str | Codec) -> None:
+    if session not in ("offer", "require", "off"):
+        raise OptionError("session", 'must be "offer", "require" or "off"', session)
+    if session == "require" and _session_protocol(session, codec) is None:
+        raise OptionError("session", "must not be required with this codec", session)
 
 
 def _check_wire(wire: WireName, compression: bool) -> None:
@@ -177,6 +189,13 @@ def _check_wire(wire: WireName, compression: bool) -> None:
         raise OptionError("wire", 'must be "websockets" or "trio-websocket"', wire)
     if wire == "trio-websocket" and compression:
         raise OptionError("compression", 'must be False with wire="trio-websocket"', compression)
+
+
+def _session_protocol(session: str, codec: str | Codec) -> str | None:
+    if session == "off" or codec == "raw":
+        return None
+    syntax = syntax_of(resolve_codec(codec))
+    return None if syntax is None else syntax.subprotocol
 
 
 def _check_kind(field: str, value: object, kind: type, *, or_none: bool = False) -> None:

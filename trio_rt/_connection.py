@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Final, Literal, TypeVar
 
 import attrs
 import trio
@@ -36,18 +36,23 @@ from ._states import StateBoard, StateStream
 from ._tasks import Link
 from ._verbs import EnvelopeVerbs, RawVerbs
 from ._waker import Waker
-from .errors import ConnectionFailed, DialError, LinkError, OptionError
+from ._welcome import NoWelcome, ask_welcome
+from .errors import ConnectionFailed, DialError, HandshakeError, LinkError, OptionError
 from .message import WITHDRAWN
 from .options import InboxLimits, Liveness, OutboxLimits, Reconnect
 from .protocol.codec import Codec
+from .protocol.frames import PLAIN
 from .protocol.lifecycle import Phase, State, Trigger, next_phase
 from .protocol.pulse import Pulse
 from .protocol.route import Route
-from .protocol.session import Heartbeat
+from .protocol.session import Heartbeat, syntax_of
 from .protocol.url import Url
 from .wires import Wire
 
 __all__ = ["Connection", "RawConnection", "Settings", "Supervised", "run_connection"]
+
+#: What a server that picked a session may take of `open_timeout_s` to welcome it.
+WELCOME_SHARE: Final = 0.5
 
 
 @attrs.frozen(kw_only=True)
@@ -63,6 +68,7 @@ class Settings:
     outbox: OutboxLimits
     inbox: InboxLimits
     dial: DialOptions
+    session: Literal["offer", "require", "off"]
     open_timeout_s: float
     close_timeout_s: float
 
@@ -82,7 +88,6 @@ class Supervised(Endpoint):
         self._closing = False
         self._limit = trio.CancelScope()
         self._lost: LinkError | None = None
-        self._links = 0
         self.failure: Exception | None = None
 
     @property
@@ -161,12 +166,12 @@ class Supervised(Endpoint):
 
     async def _link_once(self, nursery: trio.Nursery) -> tuple[LinkError | None, bool]:
         try:
-            wire, received = await self._dial(nursery)
+            wire, resumed = await self._dial(nursery)
         except LinkError as cause:
             return cause, False
         link = Link(wire, self._mailbox, self._new_pulse(), self._heartbeat_maker)
         self._route.opened()
-        await self._drive(link, received)
+        await self._drive(link, resumed)
         now = trio.current_time()
         uptime_s = now - link.opened_at
         self._route.ended(
@@ -174,8 +179,9 @@ class Supervised(Endpoint):
         )
         return link.cause, True
 
-    async def _dial(self, nursery: trio.Nursery) -> tuple[Wire, list[str | bytes]]:
-        """Credentials, dial and greet within `open_timeout_s`: the wire, and what it brought."""
+    async def _dial(self, nursery: trio.Nursery) -> tuple[Wire, bool]:
+        """Credentials, dial, welcome and greet within `open_timeout_s`: the wire, and
+        whether it resumes the session."""
         settings, route, hooks = self._settings, self._route, self._settings.hooks
         stage = "credentials"
         with trio.move_on_after(settings.open_timeout_s):
@@ -188,10 +194,11 @@ class Supervised(Endpoint):
                 )
             )
             stage = "dial"
-            wire = await self._dial_with(granted, nursery)
+            wire, resumed = await self._introduced(granted, nursery)
             stage = "greet"
             try:
-                return wire, await hooks.greet_on(wire)
+                await hooks.greet_on(wire, self._session, resumed=resumed)
+                return wire, resumed
             except BaseException:
                 wire.abort()
                 raise
@@ -200,7 +207,50 @@ class Supervised(Endpoint):
             stage=stage,
         )
 
-    async def _dial_with(self, granted: Granted, nursery: trio.Nursery) -> Wire:
+    async def _introduced(self, granted: Granted, nursery: trio.Nursery) -> tuple[Wire, bool]:
+        """A wire on which it is settled whether there is a session, and which.
+
+        A server that cannot bear the offer of one is dialled again at once.
+        """
+        required = self._settings.session == "require"
+        while True:
+            offer = self._offer()
+            try:
+                wire = await self._dial_with(granted, nursery, offer)
+                try:
+                    return wire, await self._introduce(wire, offer)
+                except BaseException:
+                    wire.abort()
+                    raise
+            except (HandshakeError, NoWelcome) as error:
+                if isinstance(error, HandshakeError) and error.status != 400:
+                    raise
+                if not offer or required or not self._route.offer_refused():
+                    raise
+
+    def _offer(self) -> tuple[str, ...]:
+        """The subprotocols that offer a session; none where none is offered."""
+        syntax = self._session.syntax
+        if syntax is None or not self._route.takes_offers:
+            return ()
+        return PLAIN, syntax.subprotocol
+
+    async def _introduce(self, wire: Wire, offer: tuple[str, ...]) -> bool:
+        """Begin or resume a session where the server has taken the offer. True: resumed."""
+        session = self._session
+        if not offer or wire.subprotocol != offer[-1]:
+            if self._settings.session == "require":
+                raise HandshakeError(f"{self._route.url} knows no sessions", status=101)
+            session.begin_plain(self._lost)
+            return False
+        limit_s = self._settings.open_timeout_s * WELCOME_SHARE
+        resumed = await ask_welcome(wire, session, self._lost, limit_s)
+        self._route.welcomed()
+        return resumed
+
+    async def _dial_with(
+        self, granted: Granted, nursery: trio.Nursery, offer: tuple[str, ...]
+    ) -> Wire:
         settings = self._settings
         renewed = {name.lower() for name, _ in granted.headers}
         kept = [header for header in settings.headers if header[0].lower() not in renewed]
@@ -210,22 +260,19 @@ class Supervised(Endpoint):
                 settings.dial,
                 nursery=nursery,
                 headers=(*kept, *granted.headers),
-                protocols=granted.protocols or settings.protocols,
-                protocols_elsewhere=settings.protocols,
+                protocols=_with(granted.protocols or settings.protocols, offer),
+                protocols_elsewhere=_with(settings.protocols, offer),
             )
         except OptionError as error:
             # `connect()` has checked its own, so these are the credentials', and secret.
             hidden = OptionError(f"Credentials.{error.field}", error.rule, "(hidden)")
             raise hook_failed("credentials", hidden) from hidden
 
-    async def _drive(self, link: Link, received: list[str | bytes]) -> None:
+    async def _drive(self, link: Link, resumed: bool) -> None:
         """Run a link until its first trouble, or until its scope is cancelled to close it."""
-        if self._links:
-            self._session.interrupted(self._lost)
-        self._links += 1
         self._link = link
         try:
-            await link.run(lambda: self._post(Trigger.OPENED), received)
+            await link.run(lambda: self._post(Trigger.OPENED, resumed=resumed))
         finally:
             self._latency_s = self._latest_latency_s()
             self._link = None
@@ -250,9 +297,10 @@ class Supervised(Endpoint):
         *,
         retry_at: float | None = None,
         cause: Exception | None = None,
+        resumed: bool = False,
     ) -> None:
         phase = next_phase(self.state.phase, trigger)
-        self._board.post(State(phase, self._route.attempt, retry_at, cause))
+        self._board.post(State(phase, self._route.attempt, retry_at, cause, resumed))
         self._changed.set()
         self._changed = trio.Event()
 
@@ -289,7 +337,8 @@ class Connection(EnvelopeVerbs, Supervised):
     """A connection of typed messages. Made by `connect()` alone."""
 
     def __init__(self, settings: Settings, codec: Codec) -> None:
-        super().__init__(codec, settings.outbox, settings.inbox)
+        syntax = None if settings.session == "off" else syntax_of(codec)
+        super().__init__(codec, settings.outbox, settings.inbox, syntax)
         self._prepare(settings)
         both = settings.liveness is not None and settings.liveness.beat == "both"
         self._heartbeat_maker = self._heartbeat if both else None
@@ -347,6 +396,10 @@ async def run_connection(make: Callable[[], ConnectionT]) -> AsyncIterator[Conne
         if conn.failure is not None:
             error.add_note(f"meanwhile the connection failed: {conn.failure!r}")
         raise error
+
+
+def _with(protocols: tuple[str, ...], offer: tuple[str, ...]) -> tuple[str, ...]:
+    return (*protocols, *(name for name in offer if name not in protocols))
 
 
 def _is_cancellation(error: BaseException) -> bool:

@@ -64,7 +64,6 @@ class Endpoint:
     def __init__(self, session: Session, outbox: OutboxLimits) -> None:
         self._session = session
         self._mailbox = Mailbox(session)
-        self._take_back = self._mailbox.withdraw
         # What is larger than the whole outbox would wait for room for ever.
         self._message_bytes = min(outbox.message_bytes, outbox.total_bytes)
         self._pace = Pace()
@@ -148,8 +147,10 @@ class Endpoint:
             when_offline != "queue" and _is_ephemeral(when_offline),
             None,
             None,
+            0,
+            None,
             id,
-            self._take_back,
+            self._mailbox,
         )
 
     def _offline(self, delivery: Delivery, when_offline: WhenOffline) -> bool:
@@ -173,13 +174,13 @@ class Endpoint:
                 await self._mailbox.put(delivery)
         except BaseException:
             # Not accepted, and so never settled; but the error's traceback has it.
-            delivery.take_back = None
+            delivery.mailbox = None
             raise
         return delivery
 
     async def _deliver(self, delivery: Delivery) -> None:
         try:
-            await delivery.wait_written()
+            await delivery.wait_settled()
         except trio.Cancelled:
             delivery.withdraw()
             raise

@@ -18,6 +18,7 @@ from ._opening import check_headers
 from .errors import HookError, LinkError
 from .protocol.codec import encode_raw
 from .protocol.lanes import Entry
+from .protocol.session import Session
 from .protocol.url import Url, parse_url
 from .wires import Wire
 
@@ -64,21 +65,26 @@ class Granted:
 
 
 class Greeting:
-    """One link, before the outbox opens: the words of a server that wants a login first."""
+    """One link, before the outbox opens: the words of a server that wants a login first.
 
-    def __init__(self, wire: Wire, *, resumed: bool) -> None:
+    In a session it speaks the plain envelope too, outside the numbers: what it
+    sends is lost with the link.
+    """
+
+    def __init__(self, wire: Wire, session: Session, *, resumed: bool) -> None:
         #: Whether a session was resumed, so that the server still knows us.
         self.resumed = resumed
         self._wire = wire
-        self._received: list[str | bytes] = []
+        self._session = session
         self._over = False
 
     async def send(self, data: str | bytes) -> None:
         """Send one message as it is. Cancelling it fails the attempt."""
         self._check()
         encoded, binary = encode_raw(data)
+        frame = self._session.outside(Entry(encoded, binary=binary))
         try:
-            await self._wire.send((Entry(encoded, binary=binary),))
+            await self._wire.send((frame,))
         except trio.BrokenResourceError:
             while True:  # what is left tells why the link is gone
                 await self.receive()
@@ -86,16 +92,16 @@ class Greeting:
     async def receive(self) -> str | bytes:
         """The next message, as it came. Raises `LinkClosed` if the link ends."""
         self._check()
-        while not self._received:
+        while (data := self._session.pop_arrival()) is None:
             if self._wire.wants_flush:
                 await self._wire.flush()
-            self._received = await self._wire.receive()
-        return self._received.pop(0)
+            batch = await self._wire.receive()
+            self._session.receive(batch, trio.current_time())
+        return data
 
-    def end(self) -> list[str | bytes]:
+    def end(self) -> None:
         """The greeting is over; what it has not taken belongs to the streams."""
         self._over = True
-        return self._received
 
     def _check(self) -> None:
         if self._over:
@@ -116,22 +122,22 @@ class Hooks:
         except Exception as error:
             raise hook_failed("credentials", error) from error
 
-    async def greet_on(self, wire: Wire) -> list[str | bytes]:
-        """Let the program greet; returns what arrived and was not taken.
+    async def greet_on(self, wire: Wire, session: Session, *, resumed: bool) -> None:
+        """Let the program greet. What arrives and it does not take stays in `session`.
 
         Raises `HookError`, or the `LinkError` that ended the link.
         """
-        greeting = Greeting(wire, resumed=False)
+        greeting = Greeting(wire, session, resumed=resumed)
         try:
             if self.greet is not None:
                 await self.greet(greeting)
-        except LinkError:
-            raise
-        except Exception as error:
+        except BaseException as error:
+            session.greeting_failed()
+            if isinstance(error, LinkError) or not isinstance(error, Exception):
+                raise
             raise hook_failed("greet", error) from error
         finally:
-            received = greeting.end()
-        return received
+            greeting.end()
 
 
 def hook_failed(hook: str, error: Exception) -> HookError:

@@ -48,6 +48,7 @@ class Mailbox:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        session.wake = self._wake_writer
         self.closed = False
         #: Writes a message at once if it can; None where it surely cannot.
         self.direct: Callable[[Delivery, float], bool] | None = None
@@ -62,6 +63,8 @@ class Mailbox:
         self._waiters: dict[Priority, deque[_Waiter]] = {}
         self._waiting = 0
         self._settled_event: trio.Event | None = None
+        # Those that somebody waits for until they are written, in a session.
+        self._watched: list[Delivery] = []
         # `trio.current_time`, without looking up the run each time: 0.17 us less.
         self._clock = trio.lowlevel.current_clock().current_time
 
@@ -111,10 +114,31 @@ class Mailbox:
             self.moved()
         return taken
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is no session, or none that acks could come from now."""
+        return self.session.is_plain
+
+    def is_written(self, delivery: Delivery) -> bool:
+        """Whether the kernel has taken it wholly, though it is not settled yet."""
+        numbered = self.session.numbered
+        return numbered is not None and 0 < delivery.number <= numbered.written_to
+
+    def watch(self, delivery: Delivery) -> None:
+        """Tell `delivery` when it is written."""
+        self._watched.append(delivery)
+
     def moved(self) -> None:
-        """Entries left the outbox: admit waiters, and tell those who drain."""
+        """Entries left the outbox: admit waiters, and tell those who wait."""
         if self._waiting:
             self._admit()
+        if self._watched:
+            watched, self._watched = self._watched, []
+            for delivery in watched:
+                if delivery.outcome is not None or self.is_written(delivery):
+                    delivery.notify()
+                else:
+                    self._watched.append(delivery)
         if self._settled_event is not None and not self.session.unsettled and not self._waiting:
             self._settled_event.set()
             self._settled_event = None
@@ -156,13 +180,16 @@ class Mailbox:
     def _offer(self, delivery: Delivery, now: float) -> bool:
         if not self.session.offer(delivery, now):
             return False
+        self._wake_writer()
+        if delivery.expires_at != math.inf:
+            self._watch_expiry()
+        return True
+
+    def _wake_writer(self) -> None:
         wake = self.wake
         if wake is not None:
             self.wake = None
             wake()
-        if delivery.expires_at != math.inf:
-            self._watch_expiry()
-        return True
 
     def _barred(self, priority: Priority) -> bool:
         return self._waiting > 0 and any(

@@ -29,6 +29,7 @@ from ._ambient import ambient
 from ._http_reply import BadReply, NoReply, Reply, read_excerpt, read_reply
 from .errors import DialError, HandshakeError, OptionError
 from .options import WireName
+from .protocol.frames import BATCH_MARGIN_BYTES
 from .protocol.url import Url
 from .wires import Wire
 from .wires.trio_websocket import TrioWebsocketWire
@@ -77,6 +78,14 @@ class WireOptions:
     wire: WireName = "websockets"
     max_message_bytes: float
     fragments: float = FRAGMENTS
+    #: The subprotocol of a session, whose batches hold several messages.
+    session_protocol: str | None = None
+
+    def size_limit(self, subprotocol: str | None) -> float:
+        """What a WebSocket message may have under this subprotocol, in bytes."""
+        if subprotocol is None or subprotocol != self.session_protocol:
+            return self.max_message_bytes
+        return self.max_message_bytes + BATCH_MARGIN_BYTES
 
 
 async def open_wire(
@@ -112,7 +121,7 @@ async def _shake(
     return WebSocketsWire(
         stream,
         protocol,
-        max_message_bytes=options.max_message_bytes,
+        max_message_bytes=options.size_limit(protocol.subprotocol),
         fragments=options.fragments,
         leftover=reply.rest,
     )
@@ -142,6 +151,7 @@ async def _shake_by_package(
         reply = await _ask(stream, url, protocol, request)
         if isinstance(reply, Url):
             return reply
+        wire.limit(options.size_limit(protocol.subprotocol))
         await wire.open(accept_key(protocol.key), protocol.subprotocol, reply.rest)
         opened = True
         return wire

@@ -1,26 +1,30 @@
-"""One client as the server's handler sees it, and the run of its one link."""
+"""One client as the server's handler sees it, over all the links of its session."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import trio
 
-from ._accept import Accepted
 from ._beats import Beats
 from ._endpoint import Endpoint
 from ._handshake import Handshake
 from ._tasks import Link
 from ._verbs import EnvelopeVerbs, RawVerbs
-from .errors import OptionError, Undelivered
+from .errors import LinkClosed, OptionError, Undelivered
 from .options import InboxLimits, OutboxLimits
 from .protocol.codec import Codec
+from .protocol.frames import Hello, Syntax
+from .protocol.ledger import Bounds
+from .protocol.numbered import Batch
 from .protocol.pulse import Pulse
 from .protocol.session import Heartbeat
+from .wires import Wire
 
-__all__ = ["Peer", "RawPeer", "Served"]
+__all__ = ["TAKEN_OVER", "Peer", "RawPeer", "Served"]
 
 logger: Final = logging.getLogger("trio_rt.server")
 
@@ -30,27 +34,41 @@ REASON_BYTES: Final = 123
 CLOSE_CODES: Final = frozenset(
     {1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014}
 )
+#: Another link has the session now; 4000 and above are the application's (7.4.2).
+TAKEN_OVER: Final = 4409
 
 #: What the verbs raise when the peer is no more.
 _FAREWELLS: Final = (trio.ClosedResourceError, trio.EndOfChannel, Undelivered)
 
 
 class Served(Endpoint):
-    """A client; what both kinds share."""
+    """A client; what both kinds share.
+
+    Its `live` runs the handler, from the first link to the end. Each link is run
+    by the task of its own connection, one at a time.
+    """
 
     _heartbeat_maker: Callable[[], Heartbeat] | None = None
 
-    def _prepare(self, accepted: Accepted) -> None:
+    #: Its name in the server's books; "" without a session.
+    session_id = ""
+
+    def _prepare(self, handshake: Handshake, identity: object, close_timeout_s: float) -> None:
         #: What the accept hook returned; None without a hook.
-        self.identity: Any = accepted.identity
-        self.handshake: Handshake = accepted.handshake
-        self._wire = accepted.wire
-        self._link: Link
-        self._close_timeout_s: float
+        self.identity: Any = identity
+        #: That of the link of the moment, or of the last one.
+        self.handshake = handshake
+        self._close_timeout_s = close_timeout_s
+        self._close_by = math.inf
+        self._close_with = (1000, "")
         self._closing = False
-        #: Whether the handler has come to its end, and whether the link has.
+        #: Whether the handler has come to its end, and whether the client is gone.
         self._handled = False
-        self._gone = False
+        self.gone = False
+        self._scope = trio.CancelScope()
+        # What is to run beside the handler, and cannot yet.
+        self._early: list[Callable[[], Awaitable[None]]] = []
+        self._mailbox.spawn = self._early.append
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin to close: no more sends are taken; what is queued is sent first.
@@ -60,45 +78,91 @@ class Served(Endpoint):
         `close_timeout_s` to return. Does not wait; idempotent.
         """
         _check_close(code, reason)
-        if not self._closing and not self._gone:
+        if not self._closing and not self.gone:
             self._closing = True
-            self._link.close_with = (code, reason)
-            self._link.close_by = trio.current_time() + self._close_timeout_s
+            self._close_with = (code, reason)
+            self._close_by = trio.current_time() + self._close_timeout_s
             self._mailbox.close()
             self._mailbox.spawn(self._drain_and_close)
 
-    async def run(
+    # For the server alone
+
+    async def live(self, handler: Callable[[Any], Awaitable[object]]) -> None:
+        """Run the handler. Ends when it has ended and the client is gone."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                self._mailbox.spawn = nursery.start_soon
+                for task in self._early:
+                    nursery.start_soon(task)
+                await self._handle(handler)
+                if not self.gone:
+                    await trio.sleep_forever()
+                nursery.cancel_scope.cancel()
+
+    async def run_link(
         self,
-        handler: Callable[[Any], Awaitable[object]],
+        wire: Wire,
+        words: Batch | None,
         pulse: Pulse | None,
         beats: Beats,
-        close_timeout_s: float,
-    ) -> None:
-        """Run the link and the handler to the end of both. For the server alone."""
-        self._close_timeout_s = close_timeout_s
-        self._link = link = Link(self._wire, self._mailbox, pulse, self._heartbeat_maker)
-        async with trio.open_nursery() as nursery:
-            self._mailbox.spawn = nursery.start_soon
-            # Its first step comes after that of the link, which is then open.
-            nursery.start_soon(self._handle, handler, nursery.cancel_scope)
-            if pulse is not None:
-                beats.add(link)
-            try:
-                await link.run(_nothing, beats=False)
-            finally:
-                self._end(nursery.cancel_scope)
+        opened: Callable[[], None],
+    ) -> Link:
+        """Run a link to its end; `words` go first, and `opened` is called when sends may flow."""
+        self._link = link = Link(wire, self._mailbox, pulse, self._heartbeat_maker)
+        if pulse is not None:
+            beats.add(link)
+        try:
+            await link.run(opened, words=words, beats=False)
+        finally:
+            self._latency_s = self._latest_latency_s()
+            if self._link is link:
+                self._link = None
+        return link
 
-    def _end(self, scope: trio.CancelScope) -> None:
-        """The link is over; the handler, if it still runs, may outlive it a little."""
-        self._gone = True
+    def check_hello(self, hello: Hello) -> None:
+        """Raise the `LinkClosed` that it is if the client cannot stand where it says."""
+        self._session.check_hello(hello)
+
+    def welcome(self, hello: Hello, id: str, token: str) -> Batch:
+        """The answer to `hello`, after which a link has to follow."""
+        return self._session.welcome(hello, id, token)
+
+    @property
+    def received(self) -> int:
+        """WebSocket messages received, on all links."""
+        return self._session.received
+
+    @property
+    def linked(self) -> bool:
+        """Whether a link is up."""
+        return self._link is not None
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether a session outlives the link that has just ended."""
+        return not self.gone and self._session.numbered is not None
+
+    async def yield_link(self) -> None:
+        """Another link wants the session: end this one, and wait until it is free."""
+        link = self._link
+        if link is not None:
+            link.fail(LinkClosed(TAKEN_OVER, "taken over", by_peer=False))
+            await link.down.wait()
+            if self._link is link:
+                self._link = None
+
+    def end(self) -> None:
+        """The client is gone; the handler, if it still runs, may outlive it a little."""
+        if self.gone:
+            return
+        self.gone = True
         self._mailbox.close()
         self._session.end()
         self._mailbox.moved()
-        scope.deadline = trio.current_time() + (0 if self._handled else self._close_timeout_s)
+        left_s = 0 if self._handled else self._close_timeout_s
+        self._scope.deadline = trio.current_time() + left_s
 
-    async def _handle(
-        self, handler: Callable[[Any], Awaitable[object]], scope: trio.CancelScope
-    ) -> None:
+    async def _handle(self, handler: Callable[[Any], Awaitable[object]]) -> None:
         code = 1000
         try:
             await handler(self)
@@ -107,8 +171,6 @@ class Served(Endpoint):
             self._report(errors)
         self._handled = True
         self.close(code)
-        if self._gone:
-            scope.cancel()
 
     def _report(self, errors: ExceptionGroup[Exception]) -> None:
         # A handler that finds out by its next call that its client is gone, or
@@ -120,19 +182,34 @@ class Served(Endpoint):
         logger.log(level, "%s: the handler failed", self.handshake.remote, exc_info=error)
 
     async def _drain_and_close(self) -> None:
-        with trio.move_on_at(self._link.close_by):
+        with trio.move_on_at(self._close_by):
             await self._mailbox.wait_drained()
-        self._link.scope.cancel()
+        if self._link is None:
+            self.end()
+        else:
+            self._link.close_with = self._close_with
+            self._link.close_by = self._close_by
+            self._link.scope.cancel()
 
 
 class Peer(EnvelopeVerbs, Served):
     """A client that speaks typed messages, with a `Connection`'s verbs."""
 
     def __init__(
-        self, accepted: Accepted, codec: Codec, outbox: OutboxLimits, inbox: InboxLimits, beat: bool
+        self,
+        handshake: Handshake,
+        identity: object,
+        *,
+        codec: Codec,
+        outbox: OutboxLimits,
+        inbox: InboxLimits,
+        syntax: Syntax | None,
+        replay: Bounds | None,
+        beat: bool,
+        close_timeout_s: float,
     ) -> None:
-        super().__init__(codec, outbox, inbox)
-        self._prepare(accepted)
+        super().__init__(codec, outbox, inbox, syntax, replay)
+        self._prepare(handshake, identity, close_timeout_s)
         if beat:
             self._heartbeat_maker = self._heartbeat
 
@@ -140,9 +217,17 @@ class Peer(EnvelopeVerbs, Served):
 class RawPeer(RawVerbs, Served):
     """A client that is sent bare text and bytes."""
 
-    def __init__(self, accepted: Accepted, outbox: OutboxLimits, inbox: InboxLimits) -> None:
+    def __init__(
+        self,
+        handshake: Handshake,
+        identity: object,
+        *,
+        outbox: OutboxLimits,
+        inbox: InboxLimits,
+        close_timeout_s: float,
+    ) -> None:
         super().__init__(outbox, inbox)
-        self._prepare(accepted)
+        self._prepare(handshake, identity, close_timeout_s)
 
 
 def _check_close(code: int, reason: str) -> None:
@@ -154,7 +239,3 @@ def _check_close(code: int, reason: str) -> None:
         raise OptionError("reason", "must be text that UTF-8 can encode", reason) from None
     if size > REASON_BYTES:
         raise OptionError("reason", f"must be at most {REASON_BYTES} bytes", reason)
-
-
-def _nothing() -> None:
-    pass

@@ -3,14 +3,16 @@
     serve                one nursery
     ├─ listeners         accept; each connection becomes a task
     ├─ beats             one heartbeat task for all peers
-    └─ a peer            the connection's own task reads
-       ├─ handle          runs the handler
-       └─ write           joins when it is first needed
+    ├─ sessions          ends those whose clients did not come back
+    ├─ a connection      its own task reads
+    │  └─ write          joins when it is first needed
+    └─ a peer            runs the handler, from the first link of a session to its end
 
 A peer's trouble is its own: whatever a stranger sends, or a handler raises,
-ends that peer and nobody else. A handler outlives its link a little: when the
-peer is gone its streams end, so that it can finish, and after
-`close_timeout_s` it is cancelled.
+ends that peer and nobody else. A handler outlives its link: in a session until
+its client comes back, or does not within `keep_s`. When the client is gone for
+good its streams end, so that it can finish, and after `close_timeout_s` it is
+cancelled.
 """
 
 from __future__ import annotations
@@ -24,17 +26,30 @@ from typing import Any, Final, Literal, TypeAlias, overload
 import attrs
 import trio
 
-from ._accept import AcceptHook, accept, remote_address
+from ._accept import Accepted, AcceptHook, accept, remote_address
 from ._ambient import ambient
 from ._beats import Beats
 from ._http_head import turn_away
 from ._peer import Peer, RawPeer, Served
+from ._sessions import Sessions
 from ._streams import direct_stream
+from ._tasks import LAST_WORDS_S
 from ._tls import TlsStream
-from .errors import OptionError, Refuse
-from .options import InboxLimits, Liveness, OutboxLimits, ServerLimits, check_number
+from ._welcome import receive_hello
+from .errors import LinkClosed, OptionError, Refuse
+from .options import (
+    InboxLimits,
+    Liveness,
+    OutboxLimits,
+    ServerLimits,
+    SessionLimits,
+    check_number,
+)
 from .protocol.codec import Codec, resolve_codec
+from .protocol.frames import Hello, Syntax
+from .protocol.numbered import Batch
 from .protocol.pulse import Pulse
+from .protocol.session import bounds, syntax_of
 
 __all__ = ["Server", "serve", "serve_listeners"]
 
@@ -49,6 +64,10 @@ DRAIN_S: Final = 5.0
 REFUSALS: Final = 64
 REFUSAL_S: Final = 1.0
 
+#: A client that picked a session and says nothing. 4000 and above are the
+#: application's (RFC 6455, 7.4.2); the end is that of HTTP's 408.
+NO_HELLO: Final = 4408
+
 Handler: TypeAlias = Callable[[Any], Awaitable[object]]
 
 
@@ -62,6 +81,8 @@ class _Settings:
     liveness: Liveness | None
     outbox: OutboxLimits
     inbox: InboxLimits
+    session: SessionLimits | None
+    syntax: Syntax | None
     compression: bool
     ssl_context: ssl.SSLContext | None
     close_timeout_s: float
@@ -77,8 +98,11 @@ class Server:
         self._open = 0
         self._open_by_address: Counter[str | None] = Counter()
         self._refusals = 0
-        self._peers: dict[Served, None] = {}  # a set has no order, and drains in none
+        # Whether their handlers were started. A set has no order, and drains in none.
+        self._peers: dict[Served, bool] = {}
         self._beats = Beats()
+        self._sessions = Sessions(settings.session or SessionLimits())
+        self._nursery: trio.Nursery
         self._listening = trio.CancelScope()
         self._drains_over_s: float | None = None
         self._quiet = trio.Event()
@@ -114,25 +138,34 @@ class Server:
         self._listening.cancel()
         self._drains_over_s = over_s
         await trio.lowlevel.checkpoint()
+        for peer in [peer for peer in self._peers if not peer.linked]:
+            self._end(peer)
         peers = list(self._peers)
         for number, peer in enumerate(peers):
             if number and peer in self._peers:
                 await trio.sleep(over_s / len(peers))
             peer.close(1012, _advice(over_s))
-        while self._open:
+        while self._is_busy:
             await self._quiet.wait()
 
     async def run(self, task_status: trio.TaskStatus[Server]) -> None:
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             nursery.start_soon(self._beats.run)
+            if self._settings.syntax is not None:
+                nursery.start_soon(self._sessions.run)
             task_status.started(self)
             with self._listening:  # it closes the listeners
                 await trio.serve_listeners(
                     self._serve_stream, self._listeners, handler_nursery=nursery
                 )
-            while self._open:
+            while self._is_busy:
                 await self._quiet.wait()
             nursery.cancel_scope.cancel()
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._open or self._peers)
 
     async def _serve_stream(self, stream: trio.abc.Stream) -> None:
         """One connection, from TCP accept to its end. Raises nothing."""
@@ -144,9 +177,9 @@ class Server:
                 return
             self._count(remote, 1)
             try:
-                peer = await self._let_in(stream)
-                if peer is not None:
-                    await self._run(peer)
+                accepted = await self._let_in(stream)
+                if accepted is not None:
+                    await self._attend(accepted)
             finally:
                 self._count(remote, -1)
         except Exception:
@@ -163,7 +196,10 @@ class Server:
         self._open_by_address[remote] += change
         if not self._open_by_address[remote]:
             del self._open_by_address[remote]
-        if not self._open:
+        self._settle_down()
+
+    def _settle_down(self) -> None:
+        if not self._is_busy:
             self._quiet.set()
             self._quiet = trio.Event()
 
@@ -181,8 +217,8 @@ class Server:
             self._refusals -= 1
             await trio.aclose_forcefully(stream)
 
-    async def _let_in(self, stream: trio.abc.Stream) -> Served | None:
-        """The peer at the other end of `stream`; None for one that was sent away."""
+    async def _let_in(self, stream: trio.abc.Stream) -> Accepted | None:
+        """The link with who is at the other end of `stream`; None for one sent away."""
         settings = self._settings
         if settings.ssl_context is not None:
             stream = TlsStream(stream, settings.ssl_context, server_side=True)
@@ -190,6 +226,7 @@ class Server:
             stream,
             limits=settings.limits,
             protocols=settings.protocols,
+            session_protocol=None if settings.syntax is None else settings.syntax.subprotocol,
             hook=settings.accept,
             compression=settings.compression,
             max_message_bytes=settings.inbox.message_bytes,
@@ -201,17 +238,117 @@ class Server:
             with trio.move_on_after(settings.close_timeout_s):
                 await accepted.wire.close(1012, _advice(self._drains_over_s))
             return None
-        if settings.codec is None:
-            return RawPeer(accepted, settings.outbox, settings.inbox)
-        beats = settings.liveness is not None and settings.liveness.beat == "both"
-        return Peer(accepted, settings.codec, settings.outbox, settings.inbox, beats)
+        return accepted
 
-    async def _run(self, peer: Served) -> None:
-        settings = self._settings
-        self._peers[peer] = None
+    async def _attend(self, accepted: Accepted) -> None:
+        """Run a link to its end: of a new peer, or of one that comes back."""
+        syntax, wire = self._settings.syntax, accepted.wire
+        words: Batch | None = None
+        if syntax is None or wire.subprotocol != syntax.subprotocol:
+            peer: Served = self._new_peer(accepted, None)
+        else:
+            found = None
+            try:
+                found = await self._introduce(accepted, syntax)
+            finally:
+                if found is None:
+                    wire.abort()
+            if found is None:
+                return
+            peer, words = found
         try:
-            await peer.run(settings.handler, self._pulse(), self._beats, settings.close_timeout_s)
+            link = await peer.run_link(
+                wire, words, self._pulse(), self._beats, lambda: self._begin(peer)
+            )
         finally:
+            if not peer.linked and not peer.is_resumable:
+                self._end(peer)
+        if not peer.linked:
+            if link.cause is None:
+                self._end(peer)
+            else:
+                self._sessions.keep(peer)
+
+    async def _introduce(self, accepted: Accepted, syntax: Syntax) -> tuple[Served, Batch] | None:
+        """Whose session it is, and the welcome; None for who does not speak the protocol."""
+        remote, wire = accepted.handshake.remote, accepted.wire
+        fault = LinkClosed(NO_HELLO, "no hello", by_peer=False)
+        try:
+            with trio.move_on_after(self._settings.limits.handshake_s):
+                hello = await receive_hello(wire, syntax)
+                return await self._find(accepted, hello, syntax)
+        except LinkClosed as error:
+            fault = error
+        logger.info("%s: no session (%s)", remote, fault)
+        if not fault.by_peer:
+            with trio.move_on_after(LAST_WORDS_S):
+                await wire.close(fault.code, fault.reason)
+        return None
+
+    async def _find(self, accepted: Accepted, hello: Hello, syntax: Syntax) -> tuple[Served, Batch]:
+        while True:
+            peer = self._sessions.find(hello, accepted.identity)
+            if peer is None:
+                peer = self._new_peer(accepted, syntax)
+                break
+            peer.check_hello(hello)
+            if not peer.linked:
+                break
+            # Half-open, or somebody with a copy of the token. Then look again.
+            await peer.yield_link()
+        # From here to the new link's claim there is no turn for anybody else.
+        peer.handshake = accepted.handshake
+        id, token = self._sessions.tell(peer, hello)
+        return peer, peer.welcome(hello, id, token)
+
+    def _new_peer(self, accepted: Accepted, syntax: Syntax | None) -> Any:
+        settings = self._settings
+        peer: Served
+        if settings.codec is None:
+            peer = RawPeer(
+                accepted.handshake,
+                accepted.identity,
+                outbox=settings.outbox,
+                inbox=settings.inbox,
+                close_timeout_s=settings.close_timeout_s,
+            )
+        else:
+            kept = settings.session
+            peer = Peer(
+                accepted.handshake,
+                accepted.identity,
+                codec=settings.codec,
+                outbox=settings.outbox,
+                inbox=settings.inbox,
+                syntax=syntax,
+                replay=None if kept is None else bounds(kept.messages, kept.total_bytes),
+                beat=settings.liveness is not None and settings.liveness.beat == "both",
+                close_timeout_s=settings.close_timeout_s,
+            )
+        self._peers[peer] = False
+        return peer
+
+    def _begin(self, peer: Served) -> None:
+        """A link is open: the handler runs from the first one on."""
+        if not self._peers[peer]:
+            self._peers[peer] = True
+            self._nursery.start_soon(self._live, peer)
+
+    async def _live(self, peer: Served) -> None:
+        try:
+            await peer.live(self._settings.handler)
+        except Exception:
+            logger.exception("%s: a fault of the server itself", peer.handshake.remote)
+        finally:
+            self._sessions.forget(peer)
+            del self._peers[peer]
+            self._settle_down()
+
+    def _end(self, peer: Served) -> None:
+        """The client of `peer` is gone for good."""
+        self._sessions.forget(peer)
+        peer.end()
+        if self._peers.get(peer) is False:  # it never had a link
             del self._peers[peer]
 
     def _pulse(self) -> Pulse | None:
@@ -251,6 +388,7 @@ async def serve(
     accept: AcceptHook | None = ...,
     protocols: Sequence[str] = ...,
     limits: ServerLimits = ...,
+    session: SessionLimits | None = ...,
     liveness: Liveness | None = ...,
     outbox: OutboxLimits = ...,
     inbox: InboxLimits = ...,
@@ -269,6 +407,7 @@ async def serve(
     accept: AcceptHook | None = ...,
     protocols: Sequence[str] = ...,
     limits: ServerLimits = ...,
+    session: SessionLimits | None = ...,
     liveness: Liveness | None = ...,
     outbox: OutboxLimits = ...,
     inbox: InboxLimits = ...,
@@ -288,12 +427,14 @@ async def serve(
 ) -> None:
     """Listen on `host` (None: every interface) and `port` (0: any), and serve for ever.
 
-    `handler(peer)` runs once for each client, with a connection's verbs; the
-    link is closed when it returns. An exception of it is logged, and that peer
-    closed with 1011.
+    `handler(peer)` runs once for each session, over all its links (once for each
+    link of a client without one), with a connection's verbs; the session ends when
+    it returns. An exception of it is logged, and that peer closed with 1011.
 
     - `accept(handshake)`: returns an identity, or raises `Refuse`. Without it
-      browsers are taken from the server's own origin only.
+      browsers are taken from the server's own origin only. It runs on every link;
+      a session is resumed only by who has an equal identity.
+    - `session`: what is kept of a session without a link; None: there are none.
     - `protocols`: subprotocols known here, the favourite first.
     - `limits`, `liveness`, `outbox`, `inbox`: of each client; see their classes.
     - `compression`: agree to permessage-deflate.
@@ -317,6 +458,7 @@ async def serve_listeners(
     accept: AcceptHook | None = ...,
     protocols: Sequence[str] = ...,
     limits: ServerLimits = ...,
+    session: SessionLimits | None = ...,
     liveness: Liveness | None = ...,
     outbox: OutboxLimits = ...,
     inbox: InboxLimits = ...,
@@ -334,6 +476,7 @@ async def serve_listeners(
     accept: AcceptHook | None = ...,
     protocols: Sequence[str] = ...,
     limits: ServerLimits = ...,
+    session: SessionLimits | None = ...,
     liveness: Liveness | None = ...,
     outbox: OutboxLimits = ...,
     inbox: InboxLimits = ...,
@@ -363,6 +506,7 @@ def _settings(
     limits: ServerLimits = ServerLimits(),
     liveness: Liveness | None = Liveness(),
     outbox: OutboxLimits = OutboxLimits(),
+    session: SessionLimits | None = SessionLimits(),
     inbox: InboxLimits = InboxLimits(),
     compression: bool = False,
     ssl_context: ssl.SSLContext | None = None,
@@ -371,12 +515,15 @@ def _settings(
     check_number("close_timeout_s", close_timeout_s)
     if codec == "raw" and liveness is not None and liveness.beat == "both":
         raise OptionError("liveness.beat", 'must be "ping" under codec="raw"', liveness.beat)
+    resolved = None if codec == "raw" else resolve_codec(codec)
     return _Settings(
         handler=handler,
         accept=accept,
         protocols=tuple(protocols),
         limits=limits,
-        codec=None if codec == "raw" else resolve_codec(codec),
+        session=session,
+        syntax=None if session is None or resolved is None else syntax_of(resolved),
+        codec=resolved,
         liveness=liveness,
         outbox=outbox,
         inbox=inbox,

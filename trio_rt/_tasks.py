@@ -18,7 +18,7 @@ takes it, and the writer stays away meanwhile.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -30,7 +30,7 @@ from .delivery import Delivery
 from .errors import LinkClosed, LinkDead, LinkError
 from .protocol.pulse import Beat, Pulse
 from .protocol.session import Heartbeat
-from .wires import Wire
+from .wires import Frame, Wire
 
 __all__ = ["Link"]
 
@@ -57,6 +57,8 @@ class Link:
         #: When the closing handshake must be over.
         self.close_by = math.inf
         self.over = False
+        #: Set when the session is free for another link.
+        self.down = trio.Event()
         self.opened_at = trio.current_time()
         #: Whether the peer has shown life above TCP: a pong, or any message.
         #: Where no pong is asked for, that it lasts has to do.
@@ -73,7 +75,6 @@ class Link:
         self._sender_writes = False
         self._bytes_in = wire.bytes_in
         self._pongs = 0
-        self._received: Sequence[str | bytes] = ()
         self._spawn: Callable[[Callable[[], Awaitable[None]]], None]
 
     @property
@@ -84,43 +85,62 @@ class Link:
     async def run(
         self,
         opened: Callable[[], None],
-        received: Sequence[str | bytes] = (),
         *,
+        words: Frame | None = None,
         beats: bool = True,
     ) -> None:
         """Run the link to its end: its first trouble, or `scope` cancelled.
 
-        `opened` is called once the outbox may flow; `received` came before
-        that. A server has one beat for all its peers (`beats=False`), and lets
+        `words` go out before all else; `opened` is called once the outbox may
+        flow. A server has one beat for all its peers (`beats=False`), and lets
         the calling task read: fewer tasks for an idle peer.
         """
-        self._received = received
         try:
-            await self._run_tasks(opened, beats=beats)
+            await self._run_tasks(opened, words, beats=beats)
             if self.cause is None:
                 with trio.move_on_at(self.close_by):
+                    await self._say_bye()
                     await self.wire.close(*self.close_with)
             elif isinstance(self.cause, LinkClosed) and not self.cause.by_peer:
                 # A plain abort with data unread would reset the connection
                 # before the peer has seen the code that tells what was wrong.
                 with trio.move_on_after(LAST_WORDS_S):
-                    await self.wire.close(self.cause.code)
+                    await self.wire.close(self.cause.code, self.cause.reason)
         finally:
             if self.cause is None:
                 # Without waiting; where the link is closed already, it is nothing.
+                if farewell := self._session.farewell(self.close_with[1]):
+                    self.wire.send_nowait(farewell)
                 self.wire.close_nowait(1001)
             self.wire.abort()
 
-    async def _run_tasks(self, opened: Callable[[], None], *, beats: bool) -> None:
+    async def _say_bye(self) -> None:
+        """Tell the other side of a session that this was no mishap."""
+        farewell = self._session.farewell(self.close_with[1])
+        if farewell:
+            try:
+                await self.wire.send(farewell)
+            except trio.BrokenResourceError:
+                pass  # it will find out
+
+    async def _run_tasks(
+        self, opened: Callable[[], None], words: Frame | None, *, beats: bool
+    ) -> None:
         mailbox = self._mailbox
         try:
             async with trio.open_nursery() as nursery:
                 self.scope = nursery.cancel_scope
                 self._spawn = nursery.start_soon
+                if words is not None:
+                    try:
+                        await self.wire.send((words,))
+                    except trio.BrokenResourceError as error:
+                        self.fail(LinkClosed(1006, str(error)))
+                        await trio.lowlevel.checkpoint()
                 mailbox.link_up(self._direct, self._soon, self._wake, self.wire.written)
                 self.wire.on_control = self._attend
                 opened()
-                if len(self._session.lanes):
+                if self._session.ready_at(trio.current_time()) < math.inf:
                     self._wake()
                 if beats:
                     nursery.start_soon(self.beat)
@@ -131,6 +151,7 @@ class Link:
             self.over = True
             self._session.written(self.wire.written)
             mailbox.link_down()
+            self.down.set()
 
     def fail(self, cause: LinkError) -> None:
         """Record the first cause and end the link."""
@@ -151,11 +172,9 @@ class Link:
         """The reader: wire -> session -> streams."""
         session, wire, mailbox = self._session, self.wire, self._mailbox
         try:
-            batch, self._received = self._received, ()
             while True:
-                if batch:
+                if session.has_arrivals:
                     self.proven = True
-                    session.receive(batch, trio.current_time())
                     while not session.route():
                         # Two, since tasks run in any order within a turn: only
                         # then has every task that was ready run once.
@@ -166,6 +185,10 @@ class Link:
                     self._wake()
                 batch = await wire.receive()
                 self.heard()
+                if batch:
+                    self.proven = True
+                    session.receive(batch, trio.current_time())
+                    mailbox.moved()
         except LinkError as cause:
             self.fail(cause)
         finally:
@@ -178,7 +201,7 @@ class Link:
         try:
             while True:
                 mailbox.wake = self._wake
-                await self._work.wait(session.ready_at)
+                await self._work.wait(session.ready_at(trio.current_time()))
                 while not self._sender_writes:
                     if wire.wants_flush:
                         await wire.flush()
@@ -210,6 +233,8 @@ class Link:
         assert pulse is not None
         now = trio.current_time()
         pulse.heard(self.wire.heard_at)
+        if self._session.is_unanswered(now):
+            self.fail(LinkClosed(1002, "nothing is acked", by_peer=False))
         match pulse.tick(now, ambient().wall_s()):
             case Beat.PING:
                 self._ping()
@@ -255,11 +280,15 @@ class Link:
             self._wake()
 
     def _write_directly(self, delivery: Delivery, now: float) -> bool:
-        if not self._session.may_send_directly(now) or not self.wire.send_nowait((delivery,)):
+        session, wire = self._session, self.wire
+        if not session.may_send_directly(len(delivery.data), now):
+            return False
+        if not wire.send_nowait((session.try_commit(delivery),)):
+            session.undo(delivery)
             return False
         self._mailbox.direct = None
-        self._session.sent_directly(delivery, self.wire.written, now)
-        if self.wire.wants_flush:
+        session.confirm(delivery, wire.written, now)
+        if wire.wants_flush:
             self._wake()
         return True
 
@@ -269,16 +298,24 @@ class Link:
         Cancelled: not accepted, and not sent.
         """
         session, wire, now = self._session, self.wire, trio.current_time()
-        if self._sender_writes or delivery.expires_at <= now or not session.may_send_directly(now):
+        if (
+            self._sender_writes
+            or delivery.expires_at <= now
+            or not session.may_send_directly(len(delivery.data), now)
+        ):
             return False
         self._mailbox.soon = None
         self._sender_writes = True
+        sent = False
         try:
-            if not await wire.send_soon((delivery,)):
-                return False
-            session.sent_directly(delivery, wire.written, now)
-            return True
+            sent = await wire.send_soon((session.try_commit(delivery),))
         finally:
             self._sender_writes = False
-            if wire.wants_flush:
+            if sent:
+                session.confirm(delivery, wire.written, now)
+            else:
+                # A session lost in that turn has given it an outcome.
+                sent = not session.undo(delivery)
+            if wire.wants_flush or session.ready_at(now) < math.inf:
                 self._wake()
+        return sent

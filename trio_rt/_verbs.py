@@ -20,6 +20,8 @@ from .errors import OptionError
 from .message import Gap, Message, Priority, Reset
 from .options import InboxLimits, OnFull, OutboxLimits
 from .protocol.codec import Codec, Meta, decode_raw, encode_raw, payload_reader
+from .protocol.frames import Syntax
+from .protocol.ledger import Bounds
 from .protocol.session import Heartbeat, Session
 
 __all__ = ["EnvelopeVerbs", "RawVerbs", "Sender"]
@@ -32,8 +34,15 @@ _BITS_OF_ID: Final = 64
 class EnvelopeVerbs(Endpoint):
     """Typed messages: an envelope of type, payload, priority and the like, by a codec."""
 
-    def __init__(self, codec: Codec, outbox: OutboxLimits, inbox: InboxLimits) -> None:
-        super().__init__(Session(codec.decode, outbox, inbox), outbox)
+    def __init__(
+        self,
+        codec: Codec,
+        outbox: OutboxLimits,
+        inbox: InboxLimits,
+        syntax: Syntax | None,
+        replay: Bounds | None = None,
+    ) -> None:
+        super().__init__(Session(codec.decode, outbox, inbox, syntax, replay), outbox)
         self._codec = codec
         self._ambient = ambient()
         self._id_prefix = f"{self._ambient.random.getrandbits(_BITS_OF_ID):016x}-"

@@ -21,9 +21,10 @@ class Delivery(Entry, eq=False, gc=False):
     """
 
     id: str = ""
-    #: Takes a message back; the mailbox's.
-    take_back: Any = None
-    settled_event: trio.Event | None = None
+    #: Where it was sent.
+    mailbox: Any = None
+    #: Set, and then None again, when something may have changed for who waits.
+    changed: trio.Event | None = None
 
     def __repr__(self) -> str:
         return f"<Delivery {self.id!r}: {self.outcome or 'pending'}>"
@@ -34,14 +35,22 @@ class Delivery(Entry, eq=False, gc=False):
             self.outcome = outcome
         # The collector does not look into this object, so what is settled must
         # not keep the connection, and with it perhaps its own holder, alive.
-        self.take_back = None
-        if self.settled_event is not None:
-            self.settled_event.set()
+        self.mailbox = None
+        if self.changed is not None:
+            self.notify()
+
+    def notify(self) -> None:
+        """Let those who wait look again."""
+        changed, self.changed = self.changed, None
+        if changed is not None:
+            changed.set()
 
     def withdraw(self) -> bool:
         """Take the message back. True: it is never sent, and the outcome is
-        `withdrawn`. False: it is committed or settled already; nothing changed."""
-        return self.take_back is not None and bool(self.take_back(self))
+        `withdrawn`. False: it is settled, or committed: numbered into a batch of
+        a session, or handed to a plain link. It may then still be withdrawn: where
+        a session finds out that it has not arrived, it is not sent again."""
+        return self.mailbox is not None and bool(self.mailbox.withdraw(self))
 
     async def wait_written(self) -> None:
         """Wait until the kernel has taken the message's last byte.
@@ -50,18 +59,44 @@ class Delivery(Entry, eq=False, gc=False):
         and nothing else: the message stays queued.
         """
         await trio.lowlevel.checkpoint()
-        if self.outcome is None:
-            if self.settled_event is None:
-                self.settled_event = trio.Event()
-            await self.settled_event.wait()
-        assert self.outcome is not None
-        if self.outcome.kind not in ("written", "acked", "kept"):
-            raise Undelivered(self.outcome)
+        mailbox = self.mailbox
+        if mailbox is not None and not mailbox.is_written(self):
+            mailbox.watch(self)
+            while self.outcome is None and not mailbox.is_written(self):
+                await self._wait()
+        self._check()
 
     async def wait_acked(self) -> None:
         """Wait until the peer's program took the message; sessions only.
 
-        Raises `NoSession` on a plain link, where nobody can tell.
+        Raises `Undelivered` if it came to nothing, and `NoSession` on a plain
+        link, where nobody can tell. Cancelling stops the wait and nothing else.
         """
         await trio.lowlevel.checkpoint()
-        raise NoSession("a plain link has no acks: use wait_written()")
+        mailbox = self.mailbox
+        while self.outcome is None and not mailbox.is_plain:
+            await self._wait()
+        if self.outcome is None or self.outcome.kind == "written":
+            raise NoSession("a plain link has no acks: use wait_written()")
+        self._check()
+
+    async def wait_settled(self) -> None:
+        """Wait for the best outcome there is: `acked` in a session, `written` without.
+
+        Raises `Undelivered` if it came to nothing. Cancelling stops the wait
+        and nothing else.
+        """
+        await trio.lowlevel.checkpoint()
+        while self.outcome is None:
+            await self._wait()
+        self._check()
+
+    async def _wait(self) -> None:
+        if self.changed is None:
+            self.changed = trio.Event()
+        await self.changed.wait()
+
+    def _check(self) -> None:
+        outcome = self.outcome
+        if outcome is not None and outcome.kind not in ("written", "acked", "kept"):
+            raise Undelivered(outcome)

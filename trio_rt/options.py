@@ -23,6 +23,7 @@ __all__ = [
     "OutboxLimits",
     "Reconnect",
     "ServerLimits",
+    "SessionLimits",
     "Verdict",
     "WireName",
 ]
@@ -152,6 +153,24 @@ class ServerLimits:
         default=16 << 10, validator=_number(least=256, whole=True, finite=True)
     )
     headers: float = attrs.field(default=100, validator=_count)
+
+
+@attrs.frozen(kw_only=True)
+class SessionLimits:
+    """What `serve()` keeps of a session whose link is gone, for its client to resume.
+
+    What both sides keep of their own un-received messages is bounded by `messages`
+    and `total_bytes` here, and by `OutboxLimits` at the client. The window of a
+    session is never wider than that.
+    """
+
+    #: How long it is kept.
+    keep_s: float = attrs.field(default=120.0, validator=_seconds)
+    messages: float = attrs.field(default=1000, validator=_count)
+    total_bytes: float = attrs.field(default=1 << 20, validator=_count)
+    #: How many are kept without a link; one more, and the oldest of them ends. A
+    #: session with a link is never ended for another.
+    kept: float = attrs.field(default=1000, validator=_count)
 
 
 @attrs.frozen

@@ -30,6 +30,7 @@ import msgspec
 from ..errors import DecodeError
 from ..message import Gap, Malformed, Message, Reset
 from ..options import InboxLimits, OnFull
+from .ledger import Slot
 from .queues import Queue, make_queue
 
 __all__ = ["HEARTBEAT", "Inbox", "Queue"]
@@ -63,7 +64,7 @@ class Inbox:
         self._ended = False
         #: What arrived before the first stream; None once that is handed out.
         self._hold: Queue | None = make_queue(
-            None, _as_it_is, limits.messages, limits.total_bytes, "drop_newest"
+            None, _as_it_is, limits.messages, limits.total_bytes, "pause"
         )
 
     @property
@@ -120,24 +121,30 @@ class Inbox:
 
     # From the network
 
-    def receive(self, message: Message[Any], size: int, now: float) -> bool:
+    def receive(
+        self, message: Message[Any], size: int, now: float, slot: Slot | None = None
+    ) -> bool:
         """Put `message`, of `size` bytes on the wire, into every stream that wants it.
 
+        In a session it has a `slot`, which is released when the last of them
+        has no use for it any more.
         False: nothing was done, since a stream would lose something and its
         consumer had no turn. Give it one and call again: then it loses.
         """
         if self._hold is not None:
             if not self._queues:
-                return self._keep(self._hold, message, size, now)
+                return self._keep(self._hold, message, size, now, slot)
             self._release()
         queues = self._routes.get(message.type, self._wild)
+        for queue in queues:
+            if queue.is_full(size, slot):
+                return self._receive_at_full(queues, message, size, now, slot)
+        if slot is not None and len(queues) != 1:
+            _share(slot, len(queues))
         if not queues and message.type != HEARTBEAT:
             self.discarded += 1
         for queue in queues:
-            if queue.is_full(size):
-                return self._receive_at_full(queues, message, size, now)
-        for queue in queues:
-            self._deliver(queue, message, size, now)
+            self._deliver(queue, message, size, now, slot)
         return True
 
     def malformed(self, item: Malformed) -> None:
@@ -148,7 +155,7 @@ class Inbox:
             size = len(data.encode(errors="replace") if isinstance(data, str) else data)
             for queue in self._complaints:
                 queue.make_room(size)
-                queue.put(item, size)
+                queue.put(item, size, None)
 
     def reset(self, cause: Exception | None) -> None:
         """Something may be missing here, in every stream."""
@@ -168,14 +175,19 @@ class Inbox:
     # Within
 
     def _receive_at_full(
-        self, queues: tuple[Queue, ...], message: Message[Any], size: int, now: float
+        self,
+        queues: tuple[Queue, ...],
+        message: Message[Any],
+        size: int,
+        now: float,
+        slot: Slot | None,
     ) -> bool:
         waits = False
         for queue in queues:
-            if queue.is_full(size) and not queue.had_turn:
+            if queue.is_full(size, slot) and not queue.had_turn:
                 queue.had_turn = waits = True
         if not waits:
-            self._hand_out(queues, message, size, now)
+            self._hand_out(queues, message, size, now, slot)
         return not waits
 
     def _hand_out(
@@ -184,18 +196,26 @@ class Inbox:
         message: Message[Any],
         size: int,
         now: float,
+        slot: Slot | None,
         *,
         held: bool = False,
     ) -> None:
+        if slot is not None:
+            _share(slot, len(queues))
         if not queues and message.type != HEARTBEAT:
             self.discarded += 1
         for queue in queues:
-            if not queue.is_full(size) or queue.make_room(size, held=held):
-                self._deliver(queue, message, size, now)
-            elif queue.ended:
+            if not queue.is_full(size, slot) or queue.make_room(size, held=held):
+                self._deliver(queue, message, size, now, slot)
+                continue
+            if slot is not None:
+                slot.release(taken=False)
+            if queue.ended:
                 self._drop_route(queue)
 
-    def _deliver(self, queue: Queue, message: Message[Any], size: int, now: float) -> None:
+    def _deliver(
+        self, queue: Queue, message: Message[Any], size: int, now: float, slot: Slot | None
+    ) -> None:
         try:
             item = Message(
                 message.type,
@@ -206,18 +226,24 @@ class Inbox:
                 message.key,
                 now,
             )
-            queue.put(item, size)
+            queue.put(item, size, slot)
         except DecodeError as error:
+            if slot is not None:
+                slot.release(taken=True)
             self.malformed(Malformed(_as_data(message.payload), error, now))
 
-    def _keep(self, hold: Queue, message: Message[Any], size: int, now: float) -> bool:
+    def _keep(
+        self, hold: Queue, message: Message[Any], size: int, now: float, slot: Slot | None
+    ) -> bool:
         """Hold `message` until there is a stream; not a heartbeat, which only says "now"."""
         if message.type == HEARTBEAT:
+            if slot is not None:
+                slot.release(taken=False)
             return True
-        if hold.is_full(size) and not hold.had_turn:
+        if hold.is_full(size, slot) and not hold.had_turn:
             hold.had_turn = True
             return False
-        self._hand_out((hold,), message, size, now)
+        self._hand_out((hold,), message, size, now, slot)
         return True
 
     def _release(self) -> None:
@@ -228,10 +254,10 @@ class Inbox:
         self._past_lost += hold.lost
         for queue in self._queues:
             queue.refill = None
-        for item, size in hold.drain():
+        for item, size, slot in hold.drain():
             if isinstance(item, Message):
                 queues = self._routes.get(item.type, self._wild)
-                self._hand_out(queues, item, size, item.received_at, held=True)
+                self._hand_out(queues, item, size, item.received_at, slot, held=True)
             else:
                 self._mark_all(item)
 
@@ -258,6 +284,13 @@ class Inbox:
                 self._routes.pop(type, None)
             else:
                 self._routes[type] = rest
+
+
+def _share(slot: Slot, holders: int) -> None:
+    """So many hold it from now on, and not the session; it is dropped if there are none."""
+    slot.holders = holders
+    if not holders:
+        slot.release(taken=False)
 
 
 def _without(queues: tuple[Queue, ...], queue: Queue) -> tuple[Queue, ...]:

@@ -52,7 +52,7 @@ import msgspec
 from ..message import WITHDRAWN, Outcome, Priority, dropped
 from ..options import OutboxLimits
 
-__all__ = ["PATIENCE_S", "Entry", "Lanes"]
+__all__ = ["BATCH_BYTES", "PATIENCE_S", "Entry", "Lanes"]
 
 #: How much later a more urgent message may arrive and still overtake. From
 #: the HTTP gate, which has the same rule; CRITICAL is compared with nobody.
@@ -62,6 +62,11 @@ PATIENCE_S: Final = {
     Priority.HIGH: 2.0,
     Priority.CRITICAL: 0.0,
 }
+
+#: The most that is committed at once. What is committed can no longer be
+#: overtaken, so this bounds what an urgent message has to wait for, and it is
+#: also where a system call stops getting cheaper by the byte.
+BATCH_BYTES: Final = 64 << 10
 
 #: Fewer dead items than this are not worth a compaction.
 FEW: Final = 16
@@ -89,6 +94,11 @@ class Entry(msgspec.Struct, eq=False, gc=False):
     outcome: Outcome | None = None
     #: Where it is queued, for `Lanes` alone.
     place: Any = None
+    #: Its number in a session, once it is committed; 0 before.
+    number: int = 0
+    #: What its outcome is to be if it turns out that it has not arrived: it was
+    #: committed, and then taken back.
+    unwanted: Outcome | None = None
 
     def __repr__(self) -> str:
         return f"<Entry of {len(self.data)} bytes: {self.outcome or 'pending'}>"

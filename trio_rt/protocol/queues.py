@@ -25,6 +25,7 @@ import msgspec
 from ..errors import DecodeError, OptionError, StreamOverflow
 from ..message import Gap, Item, Malformed, Message, Reset
 from ..options import Conflate, OnFull
+from .ledger import Slot
 
 __all__ = ["Queue", "make_queue"]
 
@@ -33,17 +34,17 @@ Reader = Callable[[Any], Any]
 #: Stands for the size of a mark, which takes no room.
 _MARK: Final = -1
 
-#: An item, its size in bytes (or `_MARK`), and its key in a conflating queue.
-
 
 class _Cell(msgspec.Struct, eq=False, gc=False):
-    """An item, its size in bytes or `_MARK`, and its key in a conflating queue.
+    """An item, its size in bytes or `_MARK`, its slot in a session's books, and its
+    key in a conflating queue.
 
     A struct that the collector does not look at: there are as many as messages.
     """
 
     item: Any
     size: int
+    slot: Slot | None = None
     key: Hashable = None
 
 
@@ -123,7 +124,7 @@ class Queue:
 
     # By the inbox
 
-    def is_full(self, size: int) -> bool:
+    def is_full(self, size: int, slot: Slot | None) -> bool:
         """Whether a message of `size` bytes has no room. Where there is none yet, it has."""
         messages = self.messages
         return messages >= self.capacity or (
@@ -141,9 +142,12 @@ class Queue:
         self.lost += 1
         return False
 
-    def put(self, item: Any, size: int) -> None:
-        """Append a message. Raises `DecodeError` where its key cannot be found."""
-        self._cells.append(_Cell(item, size))
+    def put(self, item: Any, size: int, slot: Slot | None) -> None:
+        """Append a message. Raises `DecodeError` where its key cannot be found.
+
+        In a session its `slot` is released when it has left, and how.
+        """
+        self._cells.append(_Cell(item, size, slot))
         self.messages += 1
         self.total_bytes += size
         self.delivered += 1
@@ -164,9 +168,9 @@ class Queue:
         cells.append(_Cell(reset, _MARK))
         self._notify()
 
-    def drain(self) -> list[tuple[Any, int]]:
-        """All items, with their sizes; afterwards it is empty."""
-        items = [(cell.item, cell.size) for cell in self._cells]
+    def drain(self) -> list[tuple[Any, int, Slot | None]]:
+        """All items, with their sizes and slots, which are not released; then it is empty."""
+        items = [(cell.item, cell.size, cell.slot) for cell in self._cells]
         self._clear()
         return items
 
@@ -179,7 +183,10 @@ class Queue:
     def close(self) -> None:
         self.closed = True
         self.refill = None
+        slots = [cell.slot for cell in self._cells if cell.slot is not None]
         self._clear()
+        for slot in slots:
+            slot.release(taken=True)
         self._notify()
 
     # Within
@@ -201,17 +208,19 @@ class Queue:
         self._cells.clear()
         self.messages = self.total_bytes = 0
 
-    def _shift(self) -> Any:
+    def _shift(self, *, taken: bool = True) -> Any:
         cell = self._cells.popleft()
         size = cell.size
         if size != _MARK:
             self.messages -= 1
             self.total_bytes -= size
+            if cell.slot is not None:
+                cell.slot.release(taken=taken)
         return cell.item
 
     def _drop_oldest(self) -> None:
         reset, gap = self._shift_marks()
-        self._shift()
+        self._shift(taken=False)
         self.lost += 1
         self._unshift_marks(reset, gap + 1)
 
@@ -240,13 +249,22 @@ class Queue:
             self._cells.appendleft(_Cell(reset, _MARK))
 
 
+class Pauses(Queue):
+    """Never full in a session, whose window holds the sender back; else it loses the newest."""
+
+    __slots__ = ()
+
+    def is_full(self, size: int, slot: Slot | None) -> bool:
+        return slot is None and super().is_full(size, None)
+
+
 class OldestGoes(Queue):
     """Full, it loses the oldest."""
 
     __slots__ = ()
 
     def make_room(self, size: int, *, held: bool = False) -> bool:
-        while self.is_full(size):
+        while self.is_full(size, None):
             self._drop_oldest()
         return True
 
@@ -288,7 +306,7 @@ class Conflating(OldestGoes):
         """Whether any is needed, the key tells: see `put`."""
         return True
 
-    def put(self, item: Any, size: int) -> None:
+    def put(self, item: Any, size: int, slot: Slot | None) -> None:
         try:
             key = self._key(item)
             old = self._by_key.get(key)
@@ -296,16 +314,18 @@ class Conflating(OldestGoes):
             rule = f"cannot be found ({type(error).__name__}: {error})"
             raise DecodeError("the key to conflate by", rule, item) from error
         if old is not None:
-            self._replace(old, item, size)
+            self._replace(old, item, size, slot)
             return
         super().make_room(size)
-        cell = _Cell(item, size, key)
+        cell = _Cell(item, size, slot, key)
         self._by_key[key] = cell
         self._append(cell)
 
-    def _replace(self, cell: _Cell, item: Any, size: int) -> None:
+    def _replace(self, cell: _Cell, item: Any, size: int, slot: Slot | None) -> None:
+        if cell.slot is not None:
+            cell.slot.release(taken=False)
         self.total_bytes += size - cell.size
-        cell.item, cell.size = item, size
+        cell.item, cell.size, cell.slot = item, size, slot
         self.delivered += 1
         while self.total_bytes > self._room_bytes and self.messages > 1:
             self._drop_oldest_but(cell)
@@ -329,11 +349,11 @@ class Conflating(OldestGoes):
         self._by_key.clear()
         super()._clear()
 
-    def _shift(self) -> Any:
+    def _shift(self, *, taken: bool = True) -> Any:
         cell = self._cells[0]
         if cell.size != _MARK and self._by_key.get(cell.key) is cell:
             del self._by_key[cell.key]
-        return super()._shift()
+        return super()._shift(taken=taken)
 
 
 def _type_and_key(message: Message[Any]) -> Hashable:
@@ -341,7 +361,7 @@ def _type_and_key(message: Message[Any]) -> Hashable:
 
 
 _KINDS: Final[dict[str, type[Queue]]] = {
-    "pause": Queue,
+    "pause": Pauses,
     "drop_newest": Queue,
     "drop_oldest": OldestGoes,
     "fail": Fails,

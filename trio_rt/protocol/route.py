@@ -42,6 +42,9 @@ class _Past:
     refreshed: bool = False
     breaches: int = 0
     struck: bool = False
+    #: Whether it has welcomed a session, and whether it will not have one offered.
+    welcomed: bool = False
+    plain: bool = False
 
 
 class Route:
@@ -72,6 +75,21 @@ class Route:
         past = self._pasts[self._index]
         past.connected = True
         self.refused = False
+
+    @property
+    def takes_offers(self) -> bool:
+        """Whether a session is worth offering to the current URL."""
+        return not self._pasts[self._index].plain
+
+    def welcomed(self) -> None:
+        """It has a session with us."""
+        self._pasts[self._index].welcomed = True
+
+    def offer_refused(self) -> bool:
+        """It cannot bear the offer. True: none is made any more. False: it once could."""
+        past = self._pasts[self._index]
+        past.plain = not past.welcomed
+        return past.plain
 
     def ended(self, *, proven: bool, now: float) -> None:
         """The link ended. If it was a proven one, everything starts anew."""

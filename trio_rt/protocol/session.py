@@ -1,14 +1,10 @@
 """One side of the talk: the same class at both ends.
 
-A `Session` outlives links. It owns the outbox (`lanes`) and the inbox, knows
-what is committed to the link of the moment, and keeps the books: every
-accepted send ends in one outcome, and the sum of outcomes is the sum of
-accepted sends.
-
-On a plain link messages carry no numbers. *Committed* then means handed to the
-wire; the kernel taking a message's last byte settles it as `written`, and a
-link that dies before that leaves it `indeterminate`: it is not sent again,
-since it may have arrived.
+A `Session` outlives links. It owns the outbox (`lanes`) and the inbox, and
+keeps the books: every accepted send ends in one outcome, and the sum of
+outcomes is the sum of accepted sends. What is committed to the link of the
+moment is in the books of that kind of link: `plain`, where nobody tells what
+arrived, or `numbered`, where both sides do.
 
 Nothing here waits. Methods called *by the program* queue things, those *from
 the network* and *from time* change the books, and `take` says what is to be
@@ -18,65 +14,98 @@ sent. `now` is always seconds on the same monotonic clock.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from ..errors import DecodeError
-from ..message import INDETERMINATE, WRITTEN, Malformed, Message, Outcome, dropped
+from ..errors import DecodeError, LinkClosed
+from ..message import INDETERMINATE, WITHDRAWN, WRITTEN, Malformed, Message, Outcome, dropped
 from ..options import InboxLimits, OutboxLimits
+from .codec import Codec, JsonCodec, MsgpackCodec
+from .frames import (
+    JSON_SYNTAX,
+    MAX_NUMBER,
+    MSGPACK_SYNTAX,
+    Hello,
+    Position,
+    Syntax,
+    Terms,
+    Welcome,
+    breach,
+)
 from .inbox import Inbox
 from .lanes import Entry, Lanes
+from .ledger import Bounds, Incoming, Slot
+from .numbered import Batch, Numbered
+from .plain import Heartbeat, PlainLink
 
-__all__ = ["BATCH_BYTES", "Decode", "Heartbeat", "Session", "size_bytes"]
-
-#: The most that is committed at once. What is committed can no longer be
-#: overtaken, so this bounds what an urgent message has to wait for, and it is
-#: also where a system call stops getting cheaper by the byte.
-BATCH_BYTES: Final = 64 << 10
+__all__ = ["Decode", "Heartbeat", "Session", "bounds", "syntax_of"]
 
 #: How much of a second's worth of messages may leave at once under `rate_per_s`.
 BURST_S: Final = 0.1
 
-Decode = Callable[[str | bytes], Iterable[Message[Any]]]
+Decode: TypeAlias = Callable[[str | bytes], Iterable[Message[Any]]]
 
-
-def size_bytes(data: str | bytes) -> int:
-    """What `data` takes on the wire, in bytes: characters are not bytes."""
-    if isinstance(data, bytes) or data.isascii():
-        return len(data)
-    return len(data.encode())
-
-
-class Heartbeat(Entry, eq=False, gc=False):
-    """A heartbeat message: it travels as a send does, but is none in the books."""
+#: Data as it came, its size in bytes, and its slot in a session.
+Arrival: TypeAlias = tuple[str | bytes, int, Slot | None]
 
 
 class Session:
-    def __init__(self, decode: Decode, outbox: OutboxLimits, inbox: InboxLimits) -> None:
+    """`syntax` is how a numbered session would look on the wire; None: never one.
+
+    `replay` is what may be kept for a resume.
+    """
+
+    def __init__(
+        self,
+        decode: Decode,
+        outbox: OutboxLimits,
+        inbox: InboxLimits,
+        syntax: Syntax | None = None,
+        replay: Bounds | None = None,
+    ) -> None:
         self.lanes = Lanes(outbox, self._count)
         self.inbox = Inbox(inbox)
         self.outcomes: Counter[Outcome] = Counter()
         self.accepted = 0
         self.received = 0
         self.linked = False
+        self.syntax = syntax
+        #: Called when there is something to send that the program did not queue.
+        self.wake: Callable[[], None] = _nothing
+        #: The numbered session, from its beginning to its loss.
+        self.numbered: Numbered | None = None
+        self._plain = PlainLink(self._settle, self._count_written)
+        self._link: PlainLink | Numbered = self._plain
+        self._limits = inbox
+        self._replay = replay or bounds(outbox.messages, outbox.total_bytes)
+        self._token = ""
+        self._told: Terms
+        #: The books of the session that was lost last: its messages may lie here still.
+        self._former: Incoming | None = None
+        #: Whether anything may have been missed when the next link begins.
+        self._began = False
         self._decode = decode
         self._rate = _Rate(outbox.rate_per_s)
-        self._beat: Heartbeat | None = None
-        self._flight: list[Entry] = []
-        self._written = 0
-        self._arriving: Iterator[tuple[Message[Any], int]] = iter(())
-        self._refused: tuple[Message[Any], int] | None = None
+        self._stalled = False
+        self._arriving: deque[Arrival] = deque()
+        self._messages = self._decoded()
+        self._refused: tuple[Message[Any], int, Slot | None] | None = None
         self._now = 0.0
 
     # By the program
+
+    def outside(self, entry: Entry) -> Entry | Batch:
+        """A message before the outbox opens, as the wire is to send it."""
+        return self._link.outside(entry)
 
     def offer(self, entry: Entry, now: float) -> bool:
         """Queue `entry` if there is room, or room can be made. False: nothing changed."""
         if not self.lanes.offer(entry, now):
             return False
         self.accepted += 1
+        self._stalled = False
         return True
 
     def reject(self, entry: Entry, outcome: Outcome) -> None:
@@ -89,92 +118,239 @@ class Session:
         self.lanes.clear(dropped("offline"), lambda entry: entry.ephemeral)
 
     def withdraw(self, entry: Entry) -> bool:
-        """Take `entry` back. False if it is committed, or settled already."""
-        return self.lanes.withdraw(entry)
+        """Take `entry` back. False if it is committed, or settled already.
+
+        One that is committed to a session is then not sent again.
+        """
+        if self.lanes.withdraw(entry):
+            return True
+        if entry.number and entry.outcome is None and self.numbered is not None:
+            self.numbered.take_back(entry, WITHDRAWN)
+        return False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether no acks can come: there is never a session, or none on this link."""
+        return self.syntax is None or (self.linked and self._link is self._plain)
 
     @property
     def unsettled(self) -> int:
         """Accepted sends that have no outcome yet."""
-        return len(self.lanes) + sum(type(entry) is not Heartbeat for entry in self._flight)
+        numbered = self.numbered
+        return (
+            len(self.lanes)
+            + self._plain.unsettled
+            + (0 if numbered is None else numbered.unsettled)
+        )
 
     # Out
 
-    def may_send_directly(self, now: float) -> bool:
-        """Whether a new message would be the next to leave, now."""
-        return not len(self.lanes) and not self._flight and self._rate.ready_at <= now
+    def may_send_directly(self, size: int, now: float) -> bool:
+        """Whether a new message of `size` bytes would be the next to leave, now."""
+        return not len(self.lanes) and self._rate.ready_at <= now and self._link.may_go(size)
 
-    def sent_directly(self, entry: Entry, written: int, now: float) -> None:
-        """`entry` went to the wire past the lanes; `written` is the wire's count since."""
+    def try_commit(self, entry: Entry) -> Entry | Batch:
+        """Commit one message past the lanes: what the wire is to send.
+
+        Then `confirm` that it went to the wire, or `undo` it.
+        """
+        return self._link.try_commit(entry)
+
+    def confirm(self, entry: Entry, written: int, now: float) -> None:
+        """`entry` is sent and accepted; `written` is the wire's count since."""
         self.accepted += 1
         self._rate.spend(now, 1)
-        self._flight.append(entry)
-        self.written(written)
+        self._link.confirm(entry, written, now)
 
-    def take(self, now: float) -> list[Entry]:
-        """Commit what is to be sent next: at most `BATCH_BYTES`, or one message."""
-        batch: list[Entry] = []
-        if self._beat is not None:
-            batch.append(self._beat)
-            self._beat = None
-        most = self._rate.left(now)
-        first = self.lanes.pop(now) if most >= 1 else None
-        if first is not None:
-            batch.append(first)
-            more = self.lanes.pop_batch(now, BATCH_BYTES - len(first.data), most - 1)
-            batch += more
-            self._rate.spend(now, 1 + len(more))
-        self._flight.extend(batch)
-        return batch
+    def undo(self, entry: Entry) -> bool:
+        """It was not sent, and not accepted. False: it was, its outcome says so."""
+        if self._link.undo(entry):
+            return True
+        self.accepted += 1
+        return False
 
-    @property
-    def ready_at(self) -> float:
-        """When `take` has something: -inf for now, `inf` for not before more is queued."""
-        if self._beat is not None:
-            return -math.inf
-        return self._rate.ready_at if len(self.lanes) else math.inf
+    def take(self, now: float) -> Sequence[Entry | Batch]:
+        """Commit what is to be sent next: about `BATCH_BYTES` at most, or one message."""
+        link = self._link
+        room = link.prepare(now)
+        entries: list[Entry] = []
+        if len(self.lanes):
+            most, size = link.room()
+            most = min(most, self._rate.left(now))
+            if most >= 1 and room > 0:
+                first = self.lanes.pop(now, size)
+                self._stalled = first is None
+                if first is not None:
+                    entries.append(first)
+                    room -= len(first.data)
+                    size -= len(first.data)
+                    entries += self.lanes.pop_batch(now, min(room, size), most - 1)
+                    self._rate.spend(now, len(entries))
+        return link.finish(entries, now)
+
+    def ready_at(self, now: float) -> float:
+        """When `take` has something: -inf for now, `inf` for not before more happens."""
+        own = self._link.ready_at(now)
+        if len(self.lanes) and not self._stalled and self._link.room()[0] >= 1:
+            return min(own, self._rate.ready_at)
+        return own
+
+    # The beginning of a link
+
+    def begin_plain(self, cause: Exception | None) -> None:
+        """The other side knows of no sessions. `cause` ended the link before."""
+        self._lose()
+        self._mark_loss(cause)
+        self._link = self._plain
+
+    def hello(self) -> Batch:
+        """The client's first words: to resume, or to begin anew."""
+        assert self.syntax is not None
+        self._told = self._terms()
+        if self.numbered is None:
+            return self._words(Hello("", "", self._told, Position()))
+        position = self.numbered.position()
+        return self._words(Hello(self.numbered.id, self._token, self._told, position))
+
+    def welcomed(self, data: str | bytes, cause: Exception | None) -> bool:
+        """The server's answer. True: the session is resumed. Else it is a new one.
+
+        `cause` ended the link before. Raises the `LinkClosed` that it is if the
+        answer cannot be.
+        """
+        assert self.syntax is not None
+        welcome = self.syntax.welcome(data)
+        if welcome.resumed:
+            if self.numbered is None or welcome.session != self.numbered.id:
+                raise breach("a resume of what was not asked for")
+            try:
+                self._resume(welcome.position)
+            except LinkClosed:
+                self._lose()
+                raise
+        else:
+            self._begin(welcome.session, self._told, welcome.terms, cause)
+        self._token = welcome.token
+        return welcome.resumed
+
+    def check_hello(self, hello: Hello) -> None:
+        """Raise the breach that it is if the client cannot stand where it says."""
+        assert self.numbered is not None
+        self.numbered.check_position(hello.position)
+
+    def welcome(self, hello: Hello, id: str, token: str) -> Batch:
+        """The server's answer to `hello`, which resumes this session or begins it."""
+        terms = self._terms()
+        if self.numbered is not None:
+            self._resume(hello.position)
+            answer = Welcome(id, token, True, terms, self.numbered.position())
+        else:
+            self._begin(id, terms, hello.terms, None)
+            answer = Welcome(id, token, False, terms, Position())
+        return self._words(answer)
+
+    def _words(self, frame: Hello | Welcome) -> Batch:
+        assert self.syntax is not None
+        return Batch(self.syntax.encode(frame), self.syntax.binary, 0)
+
+    def _terms(self) -> Terms:
+        """What this side takes. Of an earlier session something may lie here still."""
+        limits, left = self._limits, self._left_over()
+        window = bounds(limits.messages, limits.total_bytes)
+        return Terms(
+            (window.messages, window.bytes),
+            (left.messages, left.bytes),
+            (self._replay.messages, self._replay.bytes),
+            _whole(limits.message_bytes),
+        )
+
+    def _left_over(self) -> Bounds:
+        into = self._former if self.numbered is None else self.numbered.into
+        return Bounds(0, 0) if into is None else into.held
+
+    def _begin(self, id: str, own: Terms, peer: Terms, cause: Exception | None) -> None:
+        assert self.syntax is not None
+        self._lose()
+        self._mark_loss(cause)
+        self.numbered = numbered = Numbered(
+            id, self.syntax, own, peer, self._left_over(), self._settle
+        )
+        if self._former is not None:
+            self._former.succeed(numbered.into)
+        numbered.wake = self._woken
+        self._link = numbered
+        self._began = True  # the other side may be sending already
+
+    def _resume(self, position: Position) -> None:
+        assert self.numbered is not None
+        self.numbered.check_position(position)
+        self.numbered.resume(position)
+
+    def _lose(self) -> None:
+        """The session is lost: nobody will know about what was committed to it."""
+        numbered, self.numbered = self.numbered, None
+        if numbered is not None:
+            self._former = numbered.into
+            for entry in numbered.end():
+                self._settle(entry, INDETERMINATE)
+        self._link = self._plain
+
+    def _mark_loss(self, cause: Exception | None) -> None:
+        """Nobody knows what was missed since the last link, if there was one."""
+        if self._began:
+            self.route(final=True)
+            self.inbox.reset(cause)
+            self._began = False
 
     # From the network
 
     def link_up(self, now: float, written: int) -> None:
         """A link is open; `written` messages that are none of ours went before."""
-        self.linked = True
-        self._written = written
+        self.linked = self._began = True
+        self._stalled = False
+        self._link.link_up(written, now)
         self.lanes.go_online(now)
 
     def link_down(self, now: float) -> None:
-        """The link is gone; what it had not taken wholly may or may not arrive."""
+        """The link is gone. On a plain one, what it had not taken wholly may or may
+        not arrive; a session keeps it, unless the other side has ended it."""
         self.linked = False
-        self._beat = None
         self.lanes.go_offline(now)
-        flight, self._flight = self._flight, []
-        for entry in flight:
-            self._settle(entry, INDETERMINATE)
-
-    def interrupted(self, cause: Exception | None) -> None:
-        """A later link to a plain server: nobody knows what was missed."""
-        self.route(final=True)
-        self.inbox.reset(cause)
+        self._link.link_down()
+        if self.numbered is not None and self.numbered.over is not None:
+            self._lose()
 
     def written(self, count: int) -> None:
         """The kernel has taken `count` messages of this link wholly."""
-        new = count - self._written
-        if not new:
-            return
-        sends = new
-        for entry in self._flight[:new]:
-            entry.settle(WRITTEN)
-            if type(entry) is Heartbeat:
-                sends -= 1
-        del self._flight[:new]
-        self._written = count
-        if sends:
-            self.outcomes[WRITTEN] += sends
+        self._link.written(count)
 
     def receive(self, batch: Sequence[str | bytes], now: float) -> None:
-        """Take in what one read brought. `route` then hands it out."""
+        """Take in what one read brought. `route` then hands it out.
+
+        Raises `LinkClosed` where the other side breaks a session's protocol.
+        """
         self.received += len(batch)
         self._now = now
-        self._arriving = self._decoded(batch)
+        self._arriving.extend(self._link.receive(batch, now))
+
+    def pop_arrival(self) -> str | bytes | None:
+        """Take the next message that arrived, as it came, past the streams."""
+        if not self._arriving:
+            return None
+        data, _, slot = self._arriving.popleft()
+        if slot is not None:
+            slot.release(taken=True)
+        return data
+
+    def greeting_failed(self) -> None:
+        """The link ends before it is up. In a session what has arrived stays."""
+        if self._link is self._plain:
+            self._arriving.clear()
+
+    @property
+    def has_arrivals(self) -> bool:
+        """Whether something arrived that `route` has not handed out."""
+        return bool(self._arriving)
 
     def route(self, *, final: bool = False) -> bool:
         """Hand what has arrived to the streams.
@@ -183,41 +359,58 @@ class Session:
         turn since. Let its consumer run and call again. `final` drops instead.
         """
         receive, now = self.inbox.receive, self._now
-        arriving = self._arriving
+        messages = self._messages
         if self._refused is not None:
             # It may be refused again, if its consumer took something but not enough.
-            arriving, self._refused = chain((self._refused,), arriving), None
-        for message, size in arriving:
-            if not receive(message, size, now):
+            messages, self._refused = chain((self._refused,), messages), None
+        for message, size, slot in messages:
+            if not receive(message, size, now, slot):
                 if not final:
-                    self._refused = message, size
+                    self._refused = message, size, slot
                     return False
-                receive(message, size, now)
+                receive(message, size, now, slot)
+        self._messages = self._decoded()
         return True
 
-    def _decoded(self, batch: Sequence[str | bytes]) -> Iterator[tuple[Message[Any], int]]:
-        decode = self._decode
-        for data in batch:
-            size = len(data) if data.__class__ is bytes or data.isascii() else size_bytes(data)
+    def _decoded(self) -> Iterator[tuple[Message[Any], int, Slot | None]]:
+        decode, arriving = self._decode, self._arriving
+        while arriving:
+            data, size, slot = arriving.popleft()
             try:
                 for message in decode(data):
-                    yield message, size
+                    yield message, size, slot
             except DecodeError as error:
-                self.inbox.malformed(Malformed(data, error, self._now))
+                self._malformed(data, slot, error)
             except Exception as error:
                 # A foreign codec's own bug must not end the link.
                 wrapped = DecodeError(
                     "message", f"made the codec raise {type(error).__name__}", data
                 )
                 wrapped.__cause__ = error
-                self.inbox.malformed(Malformed(data, wrapped, self._now))
+                self._malformed(data, slot, wrapped)
+
+    def _malformed(self, data: str | bytes, slot: Slot | None, error: DecodeError) -> None:
+        if slot is not None:
+            slot.release(taken=True)
+        self.inbox.malformed(Malformed(data, error, self._now))
+
+    def _woken(self) -> None:
+        self._stalled = False
+        self.wake()
 
     # From time
 
     def beat(self, entry: Heartbeat) -> None:
         """Send a heartbeat before anything else; one at a time waits."""
-        if self._beat is None:
-            self._beat = entry
+        self._link.aside(entry)
+
+    def farewell(self, reason: str) -> Sequence[Batch]:
+        """The last words in a session, of its end."""
+        return () if self._link is not self.numbered else (self.numbered.farewell(reason),)
+
+    def is_unanswered(self, now: float) -> bool:
+        """Whether the other side, though alive, has long acked nothing."""
+        return self.numbered is not None and self.numbered.is_unanswered(now)
 
     # The books
 
@@ -229,11 +422,36 @@ class Session:
         if type(entry) is not Heartbeat:
             self.outcomes[outcome] += 1
 
+    def _count_written(self, count: int) -> None:
+        self.outcomes[WRITTEN] += count
+
     def end(self) -> None:
         """The connection is over: what is queued is dropped, the streams end."""
         self.lanes.clear(dropped("closed"))
+        self._lose()
         self.route(final=True)
         self.inbox.end()
+
+
+def syntax_of(codec: Codec) -> Syntax | None:
+    """How a session looks with this codec; None: with one of the program's own there is none."""
+    if type(codec) is JsonCodec:
+        return JSON_SYNTAX
+    return MSGPACK_SYNTAX if type(codec) is MsgpackCodec else None
+
+
+def _whole(limit: float) -> int:
+    """A limit as it can be told: `inf` is the largest number there."""
+    return int(min(limit, MAX_NUMBER))
+
+
+def bounds(messages: float, total_bytes: float) -> Bounds:
+    """Limits as they can be told."""
+    return Bounds(_whole(messages), _whole(total_bytes))
+
+
+def _nothing() -> None:
+    """Nobody sends."""
 
 
 class _Rate:

@@ -20,7 +20,7 @@ class Tally:
     """Feed it what a server sends. All counts are cumulative."""
 
     def __init__(self, *, max_message_bytes: float, fragments: float) -> None:
-        self._limit = max_message_bytes
+        self.max_message_bytes = max_message_bytes
         self._max_frames = fragments
         self._head = b""
         # Of the frame in progress: what its payload still lacks, and what it is.
@@ -71,7 +71,7 @@ class Tally:
 
     def _skip_common(self, data: bytes, at: int) -> int:
         """The hot loop: whole messages in one short frame each."""
-        end, limit = len(data), self._limit
+        end, limit = len(data), self.max_message_bytes
         while at + 4 <= end:
             first, size = data[at], data[at + 1]
             if first != _FIN_TEXT and first != _FIN_BINARY:
@@ -94,8 +94,8 @@ class Tally:
             self._size = self._frames = 0
         self._size += header.size
         self._frames += 1
-        if self._size > self._limit:
-            self.breach = (1009, f"message of more than {self._limit:g} bytes")
+        if self._size > self.max_message_bytes:
+            self.breach = (1009, f"message of more than {self.max_message_bytes:g} bytes")
         elif self._frames > self._max_frames:
             self.breach = (1009, f"message of more than {self._max_frames:g} fragments")
         return self.breach is None

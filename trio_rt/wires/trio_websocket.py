@@ -158,6 +158,10 @@ class TrioWebsocketWire(StreamWire):
             message = f"trio-websocket refused the handshake: {self._failure or 'it closed'}"
             raise HandshakeError(message) from self._failure
 
+    def limit(self, max_message_bytes: float) -> None:
+        """Set another limit, before the wire is open."""
+        self._tally.max_message_bytes = max_message_bytes
+
     # -- state -----------------------------------------------------------------
 
     @property

@@ -1,0 +1,139 @@
+"""A plain link's books: what was handed to the wire, and what the kernel took of it.
+
+Messages carry no numbers here. *Committed* means handed to the wire; the kernel
+taking a message's last byte settles it as `written`, and a link that dies before
+that leaves it `indeterminate`: it is not sent again, since it may have arrived.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from ..message import INDETERMINATE, WRITTEN, Outcome
+from .lanes import BATCH_BYTES, Entry
+from .ledger import Slot
+
+__all__ = ["Heartbeat", "PlainLink", "size_bytes"]
+
+
+def size_bytes(data: str | bytes) -> int:
+    """What `data` takes on the wire, in bytes: characters are not bytes."""
+    if isinstance(data, bytes) or data.isascii():
+        return len(data)
+    return len(data.encode())
+
+
+class Heartbeat(Entry, eq=False, gc=False):
+    """A heartbeat message: it travels as a send does, but is none in the books."""
+
+
+class PlainLink:
+    """The un-numbered link of the moment, or its absence."""
+
+    #: Nobody says what was received.
+    numbered: Final = False
+
+    def __init__(
+        self,
+        settle: Callable[[Entry, Outcome], None],
+        settled_written: Callable[[int], None],
+    ) -> None:
+        self._settle = settle
+        self._count_written = settled_written
+        self._flight: list[Entry] = []
+        self._written = 0
+        self._beat: Heartbeat | None = None
+
+    @property
+    def unsettled(self) -> int:
+        """Sends that were committed and have no outcome."""
+        return sum(type(entry) is not Heartbeat for entry in self._flight)
+
+    # Out
+
+    def room(self) -> tuple[float, float]:
+        """How many messages, and bytes, may be committed now."""
+        return math.inf, math.inf
+
+    def may_go(self, size: int) -> bool:
+        """Whether a message may be committed at once."""
+        return not self._flight
+
+    def try_commit(self, entry: Entry) -> Entry:
+        """Commit one message: what the wire is to send. Then `confirm` or `undo`."""
+        return entry
+
+    def confirm(self, entry: Entry, written: int, now: float) -> None:
+        """It went to the wire; `written` is the wire's count since."""
+        self._flight.append(entry)
+        self.written(written)
+
+    def undo(self, entry: Entry) -> bool:
+        """It did not. False: it has its outcome all the same."""
+        return True
+
+    def outside(self, entry: Entry) -> Entry:
+        """A message of nobody's books, as the wire is to send it."""
+        return entry
+
+    def aside(self, entry: Heartbeat) -> None:
+        """Send a heartbeat before anything else; one at a time waits."""
+        if self._beat is None:
+            self._beat = entry
+
+    def prepare(self, now: float) -> int:
+        """Begin a batch: the bytes left for messages."""
+        return BATCH_BYTES
+
+    def finish(self, entries: Sequence[Entry], now: float) -> Sequence[Entry]:
+        """The batch, with these messages in it: what the wire is to send."""
+        batch = entries
+        if self._beat is not None:
+            batch, self._beat = [self._beat, *entries], None
+        self._flight.extend(batch)
+        return batch
+
+    def ready_at(self, now: float) -> float:
+        """When there is something of its own to send."""
+        return math.inf if self._beat is None else -math.inf
+
+    # From the network
+
+    def link_up(self, written: int, now: float) -> None:
+        self._written = written
+
+    def link_down(self) -> None:
+        self._beat = None
+        flight, self._flight = self._flight, []
+        for entry in flight:
+            self._settle(entry, INDETERMINATE)
+
+    def written(self, count: int) -> None:
+        """The kernel has taken `count` messages of this link wholly."""
+        new = count - self._written
+        if not new:
+            return
+        sends = new
+        for entry in self._flight[:new]:
+            entry.settle(WRITTEN)
+            if type(entry) is Heartbeat:
+                sends -= 1
+        del self._flight[:new]
+        self._written = count
+        if sends:
+            self._count_written(sends)
+
+    def receive(
+        self, batch: Sequence[str | bytes], now: float
+    ) -> Iterable[tuple[Any, int, Slot | None]]:
+        """What one read brought, as data, size and slot."""
+        return [
+            (
+                data,
+                len(data) if data.__class__ is bytes or data.isascii() else size_bytes(data),
+                None,
+            )
+            for data in batch
+        ]
