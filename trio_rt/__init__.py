@@ -25,6 +25,7 @@ from ._endpoint import Statistics
 from ._handshake import Handshake
 from ._hooks import Attempt, Credentials, Greeting
 from ._peer import Peer, RawPeer
+from ._requests import Exchange, Request, traceparent
 from ._server import Server, serve, serve_listeners
 from ._states import StateStream
 from ._subscription import Stream
@@ -48,6 +49,7 @@ from .errors import (
     PayloadError,
     ProtocolBroken,
     Refuse,
+    Refused,
     ServerRefused,
     StreamOverflow,
     TrioRtError,
@@ -80,6 +82,7 @@ __all__ = [
     "DecodeError",
     "Delivery",
     "DialError",
+    "Exchange",
     "Gap",
     "Greeting",
     "Handshake",
@@ -111,6 +114,8 @@ __all__ = [
     "RawPeer",
     "Reconnect",
     "Refuse",
+    "Refused",
+    "Request",
     "Reset",
     "Sender",
     "Server",
@@ -128,4 +133,5 @@ __all__ = [
     "connect",
     "serve",
     "serve_listeners",
+    "traceparent",
 ]

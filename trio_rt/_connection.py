@@ -32,9 +32,10 @@ from ._ambient import ambient
 from ._dial import DialOptions, dial
 from ._endpoint import Endpoint
 from ._hooks import Attempt, Granted, Hooks, hook_failed
+from ._requests import RequestVerbs
 from ._states import StateBoard, StateStream
 from ._tasks import Link
-from ._verbs import EnvelopeVerbs, RawVerbs
+from ._verbs import RawVerbs
 from ._waker import Waker
 from ._welcome import NoWelcome, ask_welcome
 from .errors import ConnectionFailed, DialError, HandshakeError, LinkError, OptionError
@@ -333,7 +334,7 @@ class Supervised(Endpoint):
         self._mailbox.moved()
 
 
-class Connection(EnvelopeVerbs, Supervised):
+class Connection(RequestVerbs, Supervised):
     """A connection of typed messages. Made by `connect()` alone."""
 
     def __init__(self, settings: Settings, codec: Codec) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import attrs
 import trio
@@ -20,9 +20,12 @@ from .delivery import Delivery
 from .errors import Offline, OptionError, PayloadError
 from .message import Gap, Malformed, Outcome, Priority, dropped
 from .options import OnFull, OutboxLimits, check_number
+from .protocol.lanes import Entry
 from .protocol.session import Session
 
 __all__ = ["Endpoint", "Statistics", "WhenOffline"]
+
+EntryT = TypeVar("EntryT", bound=Entry)
 
 WhenOffline: TypeAlias = Literal["queue", "fail", "drop"]
 
@@ -128,10 +131,7 @@ class Endpoint:
         ttl_s: float | None,
         when_offline: WhenOffline,
     ) -> Delivery:
-        if len(data) > self._message_bytes:
-            raise PayloadError(
-                "payload", f"must encode to at most {self._message_bytes} bytes", len(data)
-            )
+        self._check_size(data)
         if type(priority) is not Priority:
             raise OptionError("priority", "must be a Priority", priority)
         if key is not None or order is not None:
@@ -153,7 +153,13 @@ class Endpoint:
             self._mailbox,
         )
 
-    def _offline(self, delivery: Delivery, when_offline: WhenOffline) -> bool:
+    def _check_size(self, data: bytes) -> None:
+        if len(data) > self._message_bytes:
+            raise PayloadError(
+                "payload", f"must encode to at most {self._message_bytes} bytes", len(data)
+            )
+
+    def _offline(self, delivery: Entry, when_offline: WhenOffline) -> bool:
         """Whether the link is down and `delivery` will not wait for it."""
         if self._session.linked:
             return False
@@ -164,7 +170,7 @@ class Endpoint:
         self._session.reject(delivery, dropped("offline"))
         return True
 
-    async def _put(self, delivery: Delivery, when_offline: WhenOffline) -> Delivery:
+    async def _put(self, delivery: EntryT, when_offline: WhenOffline) -> EntryT:
         try:
             if self._pace.is_due():
                 await self._pace.turn()
@@ -173,8 +179,7 @@ class Endpoint:
             if when_offline == "queue" or not self._offline(delivery, when_offline):
                 await self._mailbox.put(delivery)
         except BaseException:
-            # Not accepted, and so never settled; but the error's traceback has it.
-            delivery.mailbox = None
+            delivery.disown()
             raise
         return delivery
 

@@ -37,7 +37,7 @@ URGENT_FIRST: Final = sorted(Priority, reverse=True)
 class _Waiter:
     __slots__ = ("admitted", "delivery", "task")
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: Entry) -> None:
         self.delivery = delivery
         self.admitted = False
         self.task: trio.lowlevel.Task | None = None
@@ -51,9 +51,9 @@ class Mailbox:
         session.wake = self._wake_writer
         self.closed = False
         #: Writes a message at once if it can; None where it surely cannot.
-        self.direct: Callable[[Delivery, float], bool] | None = None
+        self.direct: Callable[[Entry, float], bool] | None = None
         #: The same, where that takes a turn of the loop. True: it is sent.
-        self.soon: Callable[[Delivery], Awaitable[bool]] | None = None
+        self.soon: Callable[[Entry], Awaitable[bool]] | None = None
         #: Wakes the writer, once; it sets this again before it sleeps.
         self.wake: Callable[[], None] | None = None
         #: Starts a task that lives as long as the connection; set by its owner.
@@ -72,7 +72,7 @@ class Mailbox:
     def waiting(self) -> int:
         return self._waiting
 
-    def put_nowait(self, delivery: Delivery) -> None:
+    def put_nowait(self, delivery: Entry) -> None:
         """Send or queue. Raises `trio.WouldBlock` (not accepted) if there is no room."""
         if self.closed:
             raise trio.ClosedResourceError
@@ -84,7 +84,7 @@ class Mailbox:
         if self._waiting:  # it may have replaced or evicted a larger one
             self._admit()
 
-    async def put(self, delivery: Delivery) -> None:
+    async def put(self, delivery: Entry) -> None:
         """As `put_nowait`, but wait for room, or a turn for a direct write.
 
         Cancelled while waiting: the send was not accepted. A message whose
@@ -119,7 +119,7 @@ class Mailbox:
         """Whether there is no session, or none that acks could come from now."""
         return self.session.is_plain
 
-    def is_written(self, delivery: Delivery) -> bool:
+    def is_written(self, delivery: Entry) -> bool:
         """Whether the kernel has taken it wholly, though it is not settled yet."""
         numbered = self.session.numbered
         return numbered is not None and 0 < delivery.number <= numbered.written_to
@@ -145,8 +145,8 @@ class Mailbox:
 
     def link_up(
         self,
-        direct: Callable[[Delivery, float], bool] | None,
-        soon: Callable[[Delivery], Awaitable[bool]] | None,
+        direct: Callable[[Entry, float], bool] | None,
+        soon: Callable[[Entry], Awaitable[bool]] | None,
         wake: Callable[[], None],
         written: int,
     ) -> None:
@@ -177,7 +177,7 @@ class Mailbox:
             while waiters:
                 self._resume(waiters.popleft())
 
-    def _offer(self, delivery: Delivery, now: float) -> bool:
+    def _offer(self, delivery: Entry, now: float) -> bool:
         if not self.session.offer(delivery, now):
             return False
         self._wake_writer()
@@ -211,7 +211,7 @@ class Mailbox:
             lanes.expire(trio.current_time())
             self.moved()
 
-    async def _wait_for_room(self, delivery: Delivery) -> None:
+    async def _wait_for_room(self, delivery: Entry) -> None:
         waiter = _Waiter(delivery)
         waiters = self._waiters.setdefault(delivery.priority, deque())
         waiters.append(waiter)

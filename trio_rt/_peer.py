@@ -12,8 +12,9 @@ import trio
 from ._beats import Beats
 from ._endpoint import Endpoint
 from ._handshake import Handshake
+from ._requests import RequestVerbs
 from ._tasks import Link
-from ._verbs import EnvelopeVerbs, RawVerbs
+from ._verbs import RawVerbs
 from .errors import LinkClosed, OptionError, Undelivered
 from .options import InboxLimits, OutboxLimits
 from .protocol.codec import Codec
@@ -192,7 +193,7 @@ class Served(Endpoint):
             self._link.scope.cancel()
 
 
-class Peer(EnvelopeVerbs, Served):
+class Peer(RequestVerbs, Served):
     """A client that speaks typed messages, with a `Connection`'s verbs."""
 
     def __init__(

@@ -26,8 +26,8 @@ import trio
 from ._ambient import ambient
 from ._mailbox import Mailbox
 from ._waker import Waker
-from .delivery import Delivery
 from .errors import LinkClosed, LinkDead, LinkError
+from .protocol.lanes import Entry
 from .protocol.pulse import Beat, Pulse
 from .protocol.session import Heartbeat
 from .wires import Frame, Wire
@@ -279,9 +279,9 @@ class Link:
         if self.wire.wants_flush:
             self._wake()
 
-    def _write_directly(self, delivery: Delivery, now: float) -> bool:
+    def _write_directly(self, delivery: Entry, now: float) -> bool:
         session, wire = self._session, self.wire
-        if not session.may_send_directly(len(delivery.data), now):
+        if not session.may_send_directly(delivery, now):
             return False
         if not wire.send_nowait((session.try_commit(delivery),)):
             session.undo(delivery)
@@ -292,7 +292,7 @@ class Link:
             self._wake()
         return True
 
-    async def _write_soon(self, delivery: Delivery) -> bool:
+    async def _write_soon(self, delivery: Entry) -> bool:
         """The same in a turn of the loop, in which the writer stays away.
 
         Cancelled: not accepted, and not sent.
@@ -301,7 +301,7 @@ class Link:
         if (
             self._sender_writes
             or delivery.expires_at <= now
-            or not session.may_send_directly(len(delivery.data), now)
+            or not session.may_send_directly(delivery, now)
         ):
             return False
         self._mailbox.soon = None

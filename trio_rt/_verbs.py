@@ -42,7 +42,9 @@ class EnvelopeVerbs(Endpoint):
         syntax: Syntax | None,
         replay: Bounds | None = None,
     ) -> None:
-        super().__init__(Session(codec.decode, outbox, inbox, syntax, replay), outbox)
+        super().__init__(
+            Session(codec.decode, outbox, inbox, syntax, replay, codec.correlate), outbox
+        )
         self._codec = codec
         self._ambient = ambient()
         self._id_prefix = f"{self._ambient.random.getrandbits(_BITS_OF_ID):016x}-"
@@ -210,22 +212,19 @@ class EnvelopeVerbs(Endpoint):
     ) -> Delivery:
         if priority.__class__ is not Priority:  # the codec needs one
             raise OptionError("priority", "must be a Priority", priority)
+        codec, meta = self._codec, self._meta(priority, key)
+        data = codec.encode(type, payload, meta)
+        return self._delivery(
+            meta.id, data, codec.binary, priority, key, order, ttl_s, when_offline
+        )
+
+    def _meta(self, priority: Priority, key: str | None) -> Meta:
         self._ids += 1
         id = f"{self._id_prefix}{self._ids}"
-        codec = self._codec
-        meta = Meta(id, int(self._ambient.wall_s() * 1000), priority, key)
-        data = codec.encode(type, payload, meta)
-        return self._delivery(id, data, codec.binary, priority, key, order, ttl_s, when_offline)
+        return Meta(id, int(self._ambient.wall_s() * 1000), priority, key)
 
     def _heartbeat(self) -> Heartbeat:
-        codec = self._codec
-        self._ids += 1
-        meta = Meta(
-            f"{self._id_prefix}{self._ids}",
-            int(self._ambient.wall_s() * 1000),
-            Priority.NORMAL,
-            None,
-        )
+        codec, meta = self._codec, self._meta(Priority.NORMAL, None)
         return Heartbeat(codec.encode("heartbeat", None, meta), binary=codec.binary)
 
 

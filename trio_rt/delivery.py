@@ -29,6 +29,10 @@ class Delivery(Entry, eq=False, gc=False):
     def __repr__(self) -> str:
         return f"<Delivery {self.id!r}: {self.outcome or 'pending'}>"
 
+    def disown(self) -> None:
+        # The traceback of the error that it was not accepted for has it still.
+        self.mailbox = None
+
     def settle(self, outcome: Outcome) -> None:
         # As `Entry.settle`; a call less at every message.
         if self.outcome is None:

@@ -20,6 +20,7 @@
     ├── Undelivered                a send that came to nothing; has the outcome
     ├── Offline                    `when_offline="fail"`, and no link is up
     ├── NoSession                  asks for what only a session can give
+    ├── Refused                    a request that the other side did not fulfil
     ├── StreamOverflow             a stream opened with `on_full="fail"` was full
     └── Refuse                     raised *by* an accept hook, to refuse a handshake
 
@@ -56,6 +57,7 @@ __all__ = [
     "PayloadError",
     "ProtocolBroken",
     "Refuse",
+    "Refused",
     "ServerRefused",
     "StreamOverflow",
     "TrioRtError",
@@ -245,6 +247,26 @@ class Offline(TrioRtError):
 
 class NoSession(TrioRtError):
     """Only a session can tell; this link is a plain one."""
+
+
+class Refused(TrioRtError):
+    """A request was refused: raised by its handler, and at who asked.
+
+    `code` is for programs, `text` for people. Codes of the library itself:
+    `unserved`, `malformed`, `error` (the handler failed), `deadline`, `cancelled`,
+    `oversize` (the reply is too large), `stopped` (nobody serves any more).
+    """
+
+    def __init__(self, code: str, text: str = "") -> None:
+        super().__init__(code, text)
+        for field, value in (("code", code), ("text", text)):
+            if not isinstance(value, str):
+                raise OptionError(field, "must be a string", value)
+        self.code = code
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.text}" if self.text else self.code
 
 
 class StreamOverflow(TrioRtError, trio.BrokenResourceError):

@@ -45,7 +45,7 @@ from collections import deque
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -83,6 +83,9 @@ class Entry(msgspec.Struct, eq=False, gc=False):
     entry is settled; one that was popped is settled by who popped it.
     """
 
+    #: Whether it means nothing on a plain link.
+    needs_session: ClassVar[bool] = False
+
     data: bytes
     binary: bool = False
     priority: Priority = Priority.NORMAL
@@ -102,6 +105,9 @@ class Entry(msgspec.Struct, eq=False, gc=False):
 
     def __repr__(self) -> str:
         return f"<Entry of {len(self.data)} bytes: {self.outcome or 'pending'}>"
+
+    def disown(self) -> None:
+        """It was not accepted, and never will be settled."""
 
     def settle(self, outcome: Outcome) -> None:
         """Set the outcome; the first one stays."""

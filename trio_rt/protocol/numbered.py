@@ -62,7 +62,7 @@ class Numbered:
         self.id = id
         self.wake: Callable[[], None] = _nothing
         #: Takes the control frames that are not this module's, with their slot.
-        self.on_control: Callable[[Control, Slot | None], None]
+        self.on_control: Callable[[Control, Slot | None, float], None]
         #: Why it is over: the other side has said `bye`, or broken the protocol.
         self.over: str | None = None
         #: Up to which number the kernel has taken batches.
@@ -70,7 +70,8 @@ class Numbered:
         self._syntax = syntax
         self._settle = settle
         self._message_bytes = own.message_bytes
-        self._peer_message_bytes = peer.message_bytes
+        #: The largest frame that the other side takes.
+        self.peer_message_bytes = peer.message_bytes
         out = _least(peer.window, own.replay)
         into = _least(own.window, peer.replay)
         self.out = Outgoing(out, Bounds(*peer.held), Bounds(*own.replay), settle, syntax.void)
@@ -129,12 +130,13 @@ class Numbered:
         """How many messages, and bytes, may be committed now."""
         return self.out.room()
 
-    def may_go(self, size: int) -> bool:
-        """Whether a message of `size` may be committed at once."""
+    def may_go(self, entry: Entry) -> bool:
+        """Whether `entry` may be committed at once."""
         if self._notes or self._asides:
             return False
         most, room = self.out.room()
-        return most >= 1 and size <= room and size <= self._peer_message_bytes
+        size = len(entry.data)
+        return most >= 1 and size <= room and size <= self.peer_message_bytes
 
     def try_commit(self, entry: Entry) -> Batch:
         """Commit one message: what the wire is to send. Then `confirm` or `undo`."""
@@ -186,7 +188,7 @@ class Numbered:
     def finish(self, entries: Sequence[Entry], now: float) -> Sequence[Batch]:
         """The batch, with these messages in it; none if there is nothing to say."""
         frames, self._frames = self._frames, []
-        commit, most = self.out.commit, self._peer_message_bytes
+        commit, most = self.out.commit, self.peer_message_bytes
         for entry in entries:
             if len(entry.data) > most:
                 self._settle(entry, _OVERSIZE)
@@ -305,7 +307,7 @@ class Numbered:
             if size > most:
                 raise LinkClosed(1009, f"a frame of {size} bytes", by_peer=False)
             if is_control(frame):
-                known -= self._control(syntax.control(frame), size, known, arrived)
+                known -= self._control(syntax.control(frame), size, known, now, arrived)
             elif known > 0:
                 known -= 1
             else:
@@ -316,6 +318,7 @@ class Numbered:
         frame: Control,
         size: int,
         known: int,
+        now: float,
         arrived: list[tuple[Any, int, Slot | None]],
     ) -> int:
         """Take in a control frame. 1 if it is a numbered one that is known already."""
@@ -331,10 +334,10 @@ class Numbered:
             case Void():
                 self.into.note(size)
             case Req():
-                self.on_control(frame, self.into.message(size))
+                self.on_control(frame, self.into.message(size), now)
             case _:
                 self.into.note(size)
-                self.on_control(frame, None)
+                self.on_control(frame, None, now)
         return 0
 
     # The end

@@ -57,9 +57,9 @@ class PlainLink:
         """How many messages, and bytes, may be committed now."""
         return math.inf, math.inf
 
-    def may_go(self, size: int) -> bool:
-        """Whether a message may be committed at once."""
-        return not self._flight
+    def may_go(self, entry: Entry) -> bool:
+        """Whether `entry` may be committed at once."""
+        return not self._flight and not entry.needs_session
 
     def try_commit(self, entry: Entry) -> Entry:
         """Commit one message: what the wire is to send. Then `confirm` or `undo`."""

@@ -39,6 +39,7 @@ from .lanes import Entry, Lanes
 from .ledger import Bounds, Incoming, Slot
 from .numbered import Batch, Numbered
 from .plain import Heartbeat, PlainLink
+from .requests import Requests
 
 __all__ = ["Decode", "Heartbeat", "Session", "bounds", "syntax_of"]
 
@@ -51,10 +52,15 @@ Decode: TypeAlias = Callable[[str | bytes], Iterable[Message[Any]]]
 Arrival: TypeAlias = tuple[str | bytes, int, Slot | None]
 
 
+def _no_reply(message: Message[Any]) -> str | None:
+    return None
+
+
 class Session:
     """`syntax` is how a numbered session would look on the wire; None: never one.
 
-    `replay` is what may be kept for a resume.
+    `replay` is what may be kept for a resume. `correlate` tells which request a
+    message answers, where there are no sessions.
     """
 
     def __init__(
@@ -64,9 +70,11 @@ class Session:
         inbox: InboxLimits,
         syntax: Syntax | None = None,
         replay: Bounds | None = None,
+        correlate: Callable[[Message[Any]], str | None] = _no_reply,
     ) -> None:
         self.lanes = Lanes(outbox, self._count)
         self.inbox = Inbox(inbox)
+        self.requests = Requests(decode, self.inbox.malformed)
         self.outcomes: Counter[Outcome] = Counter()
         self.accepted = 0
         self.received = 0
@@ -87,6 +95,7 @@ class Session:
         #: Whether anything may have been missed when the next link begins.
         self._began = False
         self._decode = decode
+        self._correlate = correlate
         self._rate = _Rate(outbox.rate_per_s)
         self._stalled = False
         self._arriving: deque[Arrival] = deque()
@@ -101,7 +110,13 @@ class Session:
         return self._link.outside(entry)
 
     def offer(self, entry: Entry, now: float) -> bool:
-        """Queue `entry` if there is room, or room can be made. False: nothing changed."""
+        """Queue `entry` if there is room, or room can be made. False: nothing changed.
+
+        What needs a session and finds none is accepted and withdrawn.
+        """
+        if entry.needs_session and self.is_plain:
+            self.reject(entry, WITHDRAWN)
+            return True
         if not self.lanes.offer(entry, now):
             return False
         self.accepted += 1
@@ -145,9 +160,9 @@ class Session:
 
     # Out
 
-    def may_send_directly(self, size: int, now: float) -> bool:
-        """Whether a new message of `size` bytes would be the next to leave, now."""
-        return not len(self.lanes) and self._rate.ready_at <= now and self._link.may_go(size)
+    def may_send_directly(self, entry: Entry, now: float) -> bool:
+        """Whether `entry`, a new message, would be the next to leave, now."""
+        return not len(self.lanes) and self._rate.ready_at <= now and self._link.may_go(entry)
 
     def try_commit(self, entry: Entry) -> Entry | Batch:
         """Commit one message past the lanes: what the wire is to send.
@@ -278,6 +293,7 @@ class Session:
         if self._former is not None:
             self._former.succeed(numbered.into)
         numbered.wake = self._woken
+        self.requests.begin(numbered)
         self._link = numbered
         self._began = True  # the other side may be sending already
 
@@ -293,6 +309,7 @@ class Session:
             self._former = numbered.into
             for entry in numbered.end():
                 self._settle(entry, INDETERMINATE)
+            self.requests.lose()
         self._link = self._plain
 
     def _mark_loss(self, cause: Exception | None) -> None:
@@ -310,6 +327,8 @@ class Session:
         self._stalled = False
         self._link.link_up(written, now)
         self.lanes.go_online(now)
+        if self.is_plain:
+            self.lanes.clear(WITHDRAWN, lambda entry: entry.needs_session)
 
     def link_down(self, now: float) -> None:
         """The link is gone. On a plain one, what it had not taken wholly may or may
@@ -317,6 +336,7 @@ class Session:
         self.linked = False
         self.lanes.go_offline(now)
         self._link.link_down()
+        self.requests.link_down()
         if self.numbered is not None and self.numbered.over is not None:
             self._lose()
 
@@ -373,11 +393,13 @@ class Session:
         return True
 
     def _decoded(self) -> Iterator[tuple[Message[Any], int, Slot | None]]:
-        decode, arriving = self._decode, self._arriving
+        decode, arriving, foreign = self._decode, self._arriving, self.requests.foreign
         while arriving:
             data, size, slot = arriving.popleft()
             try:
                 for message in decode(data):
+                    if foreign and self._is_reply(message):
+                        continue
                     yield message, size, slot
             except DecodeError as error:
                 self._malformed(data, slot, error)
@@ -388,6 +410,9 @@ class Session:
                 )
                 wrapped.__cause__ = error
                 self._malformed(data, slot, wrapped)
+
+    def _is_reply(self, message: Message[Any]) -> bool:
+        return self.requests.correlated(message, self._correlate(message), self._now)
 
     def _malformed(self, data: str | bytes, slot: Slot | None, error: DecodeError) -> None:
         if slot is not None:
@@ -429,6 +454,7 @@ class Session:
         """The connection is over: what is queued is dropped, the streams end."""
         self.lanes.clear(dropped("closed"))
         self._lose()
+        self.requests.end()
         self.route(final=True)
         self.inbox.end()
 

@@ -1,0 +1,417 @@
+"""Requests in trio: who asks and waits, and who serves.
+
+The deadline of who asks travels along, and bounds the handler at the other end;
+cancelling the one cancels the other. Both ends of a connection can do both.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, Final, Generic, TypeVar, overload
+
+import msgspec
+import trio
+
+from ._pace import Pace
+from ._verbs import EnvelopeVerbs
+from .errors import DecodeError, NoSession, OptionError, PayloadError, Refused
+from .message import Message, Priority
+from .options import check_number
+from .protocol.codec import payload_reader
+from .protocol.frames import Req
+from .protocol.ledger import Bounds
+from .protocol.payloads import Reader
+from .protocol.requests import PARTS, Ask, Call, ForeignAsk, Inquiry, RequestQueue
+
+__all__ = ["Exchange", "Request", "RequestVerbs", "traceparent"]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+logger: Final = logging.getLogger("trio_rt")
+
+#: The trace that the running task belongs to, as W3C's Trace Context has it in its
+#: `traceparent` header. It travels with requests, and is set where they are handled.
+traceparent: Final[ContextVar[str | None]] = ContextVar("trio_rt.traceparent", default=None)
+
+_NO_PARTS: Final = Bounds(0, 0)
+
+#: What a part has around its envelope: its kind and its number.
+AROUND_BYTES: Final = 64
+
+
+class Request(Generic[T_co]):
+    """One request as its handler sees it."""
+
+    def __init__(
+        self, inquiry: Inquiry, message: Message[T_co], encode: Callable[[str, Any], bytes]
+    ) -> None:
+        #: What was asked.
+        self.message = message
+        self._inquiry = inquiry
+        self._encode = encode
+
+    @property
+    def type(self) -> str:
+        return self.message.type
+
+    @property
+    def payload(self) -> T_co:
+        return self.message.payload
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether it was asked by `open_exchange`."""
+        return self._inquiry.takes_parts
+
+    async def send(self, payload: Any = None) -> None:
+        """Send a part of the reply; waits while the other side has enough of them.
+
+        Raises `OptionError` for a request that takes none, and `PayloadError`.
+        A checkpoint. Cancelled while it waits: the part is not sent.
+        """
+        inquiry = self._inquiry
+        if not inquiry.takes_parts:
+            raise OptionError("part", "must be asked for by open_exchange()", payload)
+        data = self._encode(self.type, payload)
+        await trio.lowlevel.checkpoint()
+        while not inquiry.has_credit(len(data)):
+            await _park(inquiry)
+        inquiry.send_part(data)
+
+
+class Exchange(trio.abc.ReceiveChannel[Message[T]], Generic[T]):
+    """The parts of a reply, as they come. It ends after the last one.
+
+    Raises `Refused` where the other side refuses, `Undelivered` where the request
+    came to nothing or the session is lost, and `DecodeError` for a part that is not
+    as asked for; the next one may be.
+    """
+
+    def __init__(self, call: Call, reader: Reader, null: Callable[[Any], bool]) -> None:
+        self._call = call
+        self._reader = reader
+        self._null = null
+        self._pace = Pace()
+        self._closed = False
+        self._receiving = False
+        self._ended = False
+
+    async def receive(self) -> Message[T]:
+        """The next part; waits for it. Cancelling loses nothing.
+
+        A full checkpoint only every 64th call or every millisecond while parts are
+        ready.
+        """
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving from this exchange")
+        if self._pace.is_due():
+            await self._pace.turn()
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        self._receiving = True
+        try:
+            while True:
+                if self._closed:
+                    raise trio.ClosedResourceError
+                part = self._call.take_part() or self._last()
+                if part is not None:
+                    return _with_payload(part, self._reader)
+                await _park(self._call)
+        finally:
+            self._receiving = False
+
+    def _last(self) -> Message[Any] | None:
+        """What the handler returned, if that is something."""
+        call = self._call
+        if call.failure is not None:
+            raise call.failure
+        reply = call.reply
+        if reply is None:
+            return None
+        if self._ended or self._null(reply.payload):
+            raise trio.EndOfChannel
+        self._ended = True
+        return reply
+
+    async def aclose(self) -> None:
+        """Stop receiving. The request is cancelled where its block is left."""
+        self._closed = True
+        await trio.lowlevel.checkpoint()
+
+
+class RequestVerbs(EnvelopeVerbs):
+    """`request`, `open_exchange` and `serve_requests`."""
+
+    #: Set when a call has ended, for those who wait since there are too many.
+    _freed: trio.Event | None = None
+
+    @overload
+    async def request(
+        self, type: str, payload: Any = ..., *, priority: Priority = ...
+    ) -> Message[Any]: ...
+    @overload
+    async def request(
+        self, type: str, payload: Any = ..., *, as_: type[T], priority: Priority = ...
+    ) -> Message[T]: ...
+    @overload
+    async def request(
+        self, type: str, payload: Any = ..., *, as_: Any, priority: Priority = ...
+    ) -> Message[Any]: ...
+    async def request(
+        self,
+        type: str,
+        payload: Any = None,
+        *,
+        as_: Any = Any,
+        priority: Priority = Priority.NORMAL,
+    ) -> Message[Any]:
+        """Ask the other side, and wait for its reply.
+
+        It survives any number of lost links; the other side runs it once. The
+        deadline of the scopes around bounds the handler at the other end, and
+        cancelling cancels it there.
+
+        Raises `Refused` with the other side's reason; `Undelivered` if the request
+        came to nothing, or (`indeterminate`) if the session was lost; `DecodeError`
+        for a reply that is no `as_`; `NoSession` on a plain link whose codec does not
+        tell replies; and as `send` does. At most 1,024 wait at a time; more wait
+        until one has ended.
+        """
+        reader = payload_reader(self._codec, as_)
+        call = await self._ask(type, payload, priority, _NO_PARTS)
+        with self._attended(call):
+            while not call.over:
+                await _park(call)
+            if call.failure is not None:
+                raise call.failure
+            assert call.reply is not None
+            return _with_payload(call.reply, reader)
+
+    @overload
+    def open_exchange(
+        self, type: str, payload: Any = ..., *, priority: Priority = ...
+    ) -> AbstractAsyncContextManager[Exchange[Any]]: ...
+    @overload
+    def open_exchange(
+        self, type: str, payload: Any = ..., *, as_: type[T], priority: Priority = ...
+    ) -> AbstractAsyncContextManager[Exchange[T]]: ...
+    @overload
+    def open_exchange(
+        self, type: str, payload: Any = ..., *, as_: Any, priority: Priority = ...
+    ) -> AbstractAsyncContextManager[Exchange[Any]]: ...
+    @asynccontextmanager
+    async def open_exchange(
+        self,
+        type: str,
+        payload: Any = None,
+        *,
+        as_: Any = Any,
+        priority: Priority = Priority.NORMAL,
+    ) -> AsyncIterator[Exchange[Any]]:
+        """Ask for a reply in parts: `async with conn.open_exchange(...) as parts`.
+
+        The parts are a `trio.abc.ReceiveChannel`. Parts that are not taken hold the
+        handler back (256 of them, or 256 KiB). What the handler returns, if not
+        None, is the last part. Leaving the block early cancels the handler.
+        Deadline and errors as for `request`.
+        """
+        reader = payload_reader(self._codec, as_)
+        if self._session.syntax is None:
+            raise NoSession("a reply in parts needs a session")
+        call = await self._ask(type, payload, priority, PARTS)
+        with self._attended(call):
+            yield Exchange(call, reader, self._is_null)
+
+    async def serve_requests(
+        self,
+        handler: Callable[[Request[Any]], Awaitable[Any]],
+        *types: str,
+        limit: int = 64,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Answer requests of these types, or of all that nobody else serves.
+
+        `handler(request)` runs in a task of its own, `limit` of them at a time, within
+        the deadline of who asks. What it returns is the reply; `request.send(part)`
+        sends parts first; `Refused(code, text)` refuses. Another exception is logged
+        and refuses with `error`, without what it says.
+
+        Returns when the connection ends. Cancelled: the handlers are cancelled, and
+        their requests refused with `stopped`. Raises `NoSession` where there can be
+        none, and `OptionError` for types that are served already. Requests that came
+        before the first `serve_requests` have waited.
+        """
+        check_number("limit", limit, least=1, whole=True)
+        for name in types:
+            if not isinstance(name, str):
+                raise OptionError("types", "must be strings", name)
+        if self._session.syntax is None:
+            raise NoSession("requests are served in sessions only")
+        requests = self._session.requests
+        queue = requests.serve(frozenset(types) or None)
+        slots = trio.Semaphore(int(min(limit, 1 << 30)))
+        try:
+            async with trio.open_nursery() as nursery:
+                task_status.started()
+                while await _wait_inquiry(queue):
+                    await slots.acquire()
+                    if not queue.inquiries:  # it was cancelled meanwhile
+                        slots.release()
+                        continue
+                    inquiry = queue.inquiries.popleft()
+                    inquiry.begin()
+                    nursery.start_soon(self._answer, handler, inquiry, slots)
+        finally:
+            requests.stop_serving(queue)
+
+    # Within
+
+    async def _ask(self, type: str, payload: Any, priority: Priority, parts: Bounds) -> Call:
+        """A call whose request is accepted."""
+        session = self._session
+        if session.syntax is not None and session.is_plain:
+            await trio.lowlevel.checkpoint()
+            raise NoSession("this link has no session, and its codec tells no replies")
+        while session.requests.is_full:
+            await self._wait_freed()
+        call = session.requests.call(parts)
+        accepted = False
+        try:
+            call.ask = self._make_ask(call, type, payload, priority, parts)
+            await self._put(call.ask, "queue")
+            accepted = True
+        finally:
+            if not accepted:
+                session.requests.drop(call)
+        return call
+
+    def _make_ask(
+        self, call: Call, type: str, payload: Any, priority: Priority, parts: Bounds
+    ) -> Ask:
+        if priority.__class__ is not Priority:
+            raise OptionError("priority", "must be a Priority", priority)
+        codec, session = self._codec, self._session
+        meta = self._meta(priority, None)
+        data = codec.encode(type, payload, meta)
+        ask: Ask
+        if session.syntax is None:
+            session.requests.expect(meta.id, call)
+            ask = ForeignAsk(data, codec.binary, priority, call=call)
+        else:
+            left_s = trio.current_effective_deadline() - trio.current_time()
+            frame = Req(
+                call.id,
+                None if left_s == math.inf else max(0, math.ceil(left_s * 1000)),
+                (parts.messages, parts.bytes),
+                traceparent.get(),
+                msgspec.Raw(data),
+            )
+            ask = Ask(session.syntax.encode(frame), codec.binary, priority, call=call)
+        self._check_size(ask.data)
+        return ask
+
+    async def _wait_freed(self) -> None:
+        if self._freed is None:
+            self._freed = trio.Event()
+            self._session.requests.freed = self._free
+        await self._freed.wait()
+
+    def _free(self) -> None:
+        freed, self._freed = self._freed, None
+        if freed is not None:
+            freed.set()
+
+    @contextmanager
+    def _attended(self, call: Call) -> Iterator[None]:
+        """While somebody waits for `call`; it is cancelled where they leave before its end."""
+        try:
+            yield
+        finally:
+            if not call.over:
+                if self._mailbox.withdraw(call.ask):
+                    call.abandon()
+                else:
+                    self._session.requests.cancel(call)
+
+    def _is_null(self, payload: Any) -> bool:
+        return bytes(payload) == (b"\xc0" if self._codec.binary else b"null")
+
+    async def _answer(
+        self,
+        handler: Callable[[Request[Any]], Awaitable[Any]],
+        inquiry: Inquiry,
+        slots: trio.Semaphore,
+    ) -> None:
+        limit_s = math.inf if inquiry.deadline_ms is None else inquiry.deadline_ms / 1000
+        try:
+            with trio.move_on_after(limit_s) as scope:
+                inquiry.on_cancel = scope.cancel
+                if inquiry.cancelled:
+                    scope.cancel()
+                traceparent.set(inquiry.trace)
+                await self._fulfil(handler, inquiry)
+            late = trio.current_time() >= scope.deadline
+            inquiry.fail("deadline" if late else "cancelled", "")
+        finally:
+            inquiry.fail("stopped", "nobody serves this type any more")
+            slots.release()
+
+    async def _fulfil(
+        self, handler: Callable[[Request[Any]], Awaitable[Any]], inquiry: Inquiry
+    ) -> None:
+        type = inquiry.message.type
+        try:
+            message = _with_payload(inquiry.message, payload_reader(self._codec))
+        except DecodeError as error:
+            inquiry.fail("malformed", str(error))
+            return
+        try:
+            reply = await handler(Request(inquiry, message, self._encode_part))
+            inquiry.end(self._encode_part(type, reply))
+        except Refused as refused:
+            inquiry.fail(refused.code, refused.text)
+        except Exception as error:
+            logger.error("the handler of %r failed", type, exc_info=error)
+            inquiry.fail("error", "the handler failed")
+
+    def _encode_part(self, type: str, payload: Any) -> bytes:
+        data = self._codec.encode(type, payload, self._meta(Priority.NORMAL, None))
+        most = self._message_bytes - AROUND_BYTES
+        numbered = self._session.numbered
+        if numbered is not None:
+            most = min(most, numbered.peer_message_bytes - AROUND_BYTES)
+        if len(data) > most:
+            raise PayloadError("payload", f"must encode to at most {most} bytes", len(data))
+        return data
+
+
+def _with_payload(message: Message[Any], reader: Reader) -> Message[Any]:
+    return msgspec.structs.replace(message, payload=reader(message.payload))
+
+
+async def _wait_inquiry(queue: RequestQueue) -> bool:
+    """Wait until there is one. False: there will be none any more."""
+    await trio.lowlevel.checkpoint()
+    while not queue.inquiries:
+        if queue.ended:
+            return False
+        await _park(queue)
+    return True
+
+
+async def _park(owner: Call | Inquiry | RequestQueue) -> None:
+    """Wait until `owner` wakes who waits."""
+    task = trio.lowlevel.current_task()
+
+    def abort(_: object) -> trio.lowlevel.Abort:
+        owner.wake = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    owner.wake = partial(trio.lowlevel.reschedule, task)
+    await trio.lowlevel.wait_task_rescheduled(abort)
