@@ -23,9 +23,10 @@ from .protocol.ledger import Bounds
 from .protocol.numbered import Batch
 from .protocol.pulse import Pulse
 from .protocol.session import Heartbeat
+from .protocol.verdict import TAKEN_OVER
 from .wires import Wire
 
-__all__ = ["TAKEN_OVER", "Peer", "RawPeer", "Served"]
+__all__ = ["Peer", "RawPeer", "Served"]
 
 logger: Final = logging.getLogger("trio_rt.server")
 
@@ -35,8 +36,6 @@ REASON_BYTES: Final = 123
 CLOSE_CODES: Final = frozenset(
     {1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014}
 )
-#: Another link has the session now; 4000 and above are the application's (7.4.2).
-TAKEN_OVER: Final = 4409
 
 #: What the verbs raise when the peer is no more.
 _FAREWELLS: Final = (trio.ClosedResourceError, trio.EndOfChannel, Undelivered)

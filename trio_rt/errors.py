@@ -15,6 +15,7 @@
     │   ├── ServerRefused          the server, its certificate or the proxy will never do
     │   ├── ProtocolBroken         the peer, or something between, breaks the protocol
     │   ├── HookFailed             a bug in `credentials` or `greet`
+    │   ├── TakenOver              another connection has taken up this session
     │   └── AttemptsExhausted      `max_attempts` or `give_up_after_s` is used up
     ├── DecodeError                what the peer sent is no message (see `malformed()`)
     ├── Undelivered                a send that came to nothing; has the outcome
@@ -60,6 +61,7 @@ __all__ = [
     "Refused",
     "ServerRefused",
     "StreamOverflow",
+    "TakenOver",
     "TrioRtError",
     "Undelivered",
     "UsageError",
@@ -214,6 +216,10 @@ class ProtocolBroken(ConnectionFailed):
 
 class HookFailed(ConnectionFailed):
     """`credentials` or `greet` raised what is surely a bug in them."""
+
+
+class TakenOver(ConnectionFailed):
+    """Another connection has taken up this session, with a copy of its token."""
 
 
 class AttemptsExhausted(ConnectionFailed):

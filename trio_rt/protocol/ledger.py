@@ -431,6 +431,8 @@ class Incoming:
     def end(self) -> None:
         """The session is lost: nothing is acked any more."""
         self._due = _nothing
+        # The collector does not look into slots: they and these books are a cycle.
+        self._pending.clear()
 
     def succeed(self, successor: Incoming) -> None:
         """What is left here takes room of the window of a later session."""
@@ -460,8 +462,9 @@ class Incoming:
         self._listed = header.consumed
         self._claimed = max(self._claimed, header.consumed)
         self.unacked = False
-        if header.consumed < self.consumed and len(header.drops) == RANGES:
-            self._want(True)
+        if header.consumed < self.consumed or header.messages < self._credit_messages:
+            # Taken since the header was made, or more drops than it can list.
+            self._want(len(header.drops) == RANGES)
 
     def position(self, settled: int) -> Position:
         """The same for the beginning of a link, with all that may not have arrived."""

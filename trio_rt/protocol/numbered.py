@@ -61,6 +61,8 @@ class Numbered:
     ) -> None:
         self.id = id
         self.wake: Callable[[], None] = _nothing
+        #: Called when an ack may have opened the window.
+        self.opened: Callable[[], None] = _nothing
         #: Takes the control frames that are not this module's, with their slot.
         self.on_control: Callable[[Control, Slot | None, float], None]
         #: Why it is over: the other side has said `bye`, or broken the protocol.
@@ -148,8 +150,8 @@ class Numbered:
 
     def confirm(self, entry: Entry, written: int, now: float) -> None:
         """It went to the wire; `written` is the wire's count since."""
-        self.into.said(self._header)
         self._urgent = False
+        self.into.said(self._header)
         if self.out.unreceived == 1:
             self._progress_at = now
         self._batches.append(entry.number)
@@ -298,7 +300,9 @@ class Numbered:
         known = into.begin(header.first, header.settled)
         if self.out.acknowledged(header):
             self._progress_at = now
-            self.wake()
+            self.opened()
+            if self._notes:
+                self.wake()
         is_control, message = syntax.is_control, into.message
         plain = data.__class__ is bytes or data.isascii()
         most = self._message_bytes
@@ -345,7 +349,7 @@ class Numbered:
     def end(self) -> list[Entry]:
         """The session is lost: the committed messages that nobody will know about."""
         self.into.end()
-        self.wake = _nothing
+        self.wake = self.opened = _nothing
         self._notes.clear()
         return self.out.drain()
 

@@ -292,7 +292,8 @@ class Session:
         )
         if self._former is not None:
             self._former.succeed(numbered.into)
-        numbered.wake = self._woken
+        numbered.wake = self._wake
+        numbered.opened = self._opened
         self.requests.begin(numbered)
         self._link = numbered
         self._began = True  # the other side may be sending already
@@ -419,9 +420,13 @@ class Session:
             slot.release(taken=True)
         self.inbox.malformed(Malformed(data, error, self._now))
 
-    def _woken(self) -> None:
-        self._stalled = False
+    def _wake(self) -> None:
         self.wake()
+
+    def _opened(self) -> None:
+        self._stalled = False
+        if len(self.lanes):
+            self.wake()
 
     # From time
 

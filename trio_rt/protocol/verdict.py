@@ -6,7 +6,8 @@ One table, in the five kinds of causes below. Its rules:
 - REFRESH: the credentials may be stale; once with fresh ones, then fatal;
 - BREACH: something on the way garbles the protocol; fatal at three links in a row;
 - NEW: fatal only for a URL that never connected, for which it is no accident;
-- FATAL: it will be the same for ever.
+- FATAL: it will be the same for ever;
+- TAKEN: fatal, or two clients would take one session from each other for ever.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from ..errors import (
     LinkError,
     ProtocolBroken,
     ServerRefused,
+    TakenOver,
 )
 from ..options import Verdict
 
-__all__ = ["advice_s", "failure", "judge"]
+__all__ = ["TAKEN_OVER", "advice_s", "failure", "judge"]
 
 
 class _Rule(enum.Enum):
@@ -40,7 +42,12 @@ class _Rule(enum.Enum):
     BREACH = enum.auto()
     NEW = enum.auto()
     FATAL = enum.auto()
+    TAKEN = enum.auto()
 
+
+#: The close code of a session that another link has now. 4000 and above are the
+#: application's (RFC 6455, 7.4.2); the end is that of HTTP's 409.
+TAKEN_OVER: Final = 4409
 
 #: Close codes by range, the first match counts; others are RETRY. RFC 6455,
 #: 7.4 and the IANA registry, 3000 is "Unauthorized" there; 4401 is HTTP's 401
@@ -54,6 +61,7 @@ CLOSE_CODES: Final = (
     (1009, 1010, _Rule.FATAL),
     (3000, 3000, _Rule.REFRESH),
     (4401, 4401, _Rule.REFRESH),
+    (TAKEN_OVER, TAKEN_OVER, _Rule.TAKEN),
     (3500, 3999, _Rule.NEW),
     (4500, 4999, _Rule.NEW),
 )
@@ -103,7 +111,7 @@ def judge(cause: LinkError, *, ever_connected: bool, refreshed: bool, breaches: 
             return "fatal" if breaches >= BREACHES else "retry"
         case _Rule.NEW:
             return "retry" if ever_connected else "fatal"
-        case _Rule.FATAL:
+        case _Rule.FATAL | _Rule.TAKEN:
             return "fatal"
         case _:  # pragma: no cover
             assert_never(rule)
@@ -124,6 +132,8 @@ def failure(cause: LinkError, verdict: Verdict) -> ConnectionFailed:
             return CredentialsRefused(f"the server refuses the credentials: {cause}")
         case _Rule.BREACH:
             return ProtocolBroken(f"link after link breaks the protocol: {cause}")
+        case _Rule.TAKEN:
+            return TakenOver("another connection has taken up this session")
         case _Rule.FATAL:
             return ProtocolBroken(f"this would happen again on every link: {cause}")
         case _:
