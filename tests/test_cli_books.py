@@ -5,7 +5,7 @@ import pytest
 
 from trio_rt import Gap, Message, Outcome, Priority, Reset, Statistics
 from trio_rt.cli._books import Books, Note
-from trio_rt.message import INDETERMINATE, WITHDRAWN, WRITTEN, dropped
+from trio_rt.message import ACKED, INDETERMINATE, WITHDRAWN, WRITTEN, dropped
 
 STATISTICS = Statistics(
     accepted=0,
@@ -69,9 +69,10 @@ def test_ghosts(outcome: Outcome) -> None:
     assert found.close([]).ghosts == 1
 
 
-def test_lost_in_flight() -> None:
-    """Written and not delivered is lost in flight."""
-    assert books(WRITTEN, WRITTEN).close([]).lost_in_flight == 2
+def test_lost() -> None:
+    """What was sent and not delivered is lost; what was never sent is not."""
+    assert books(ACKED, WRITTEN, INDETERMINATE, None).close([]).lost == 4
+    assert books(dropped("expired"), WITHDRAWN).close([]).lost == 0
 
 
 def test_order() -> None:

@@ -24,26 +24,27 @@ SMALL = Plan(messages=400, cuts=6, seconds=1.0, seed=7)
 
 WAY = Way(
     accepted=5,
-    outcomes={"written": 3, "dropped (expired)": 1, "indeterminate": 1},
+    outcomes={"acked": 3, "dropped (expired)": 1, "withdrawn": 1},
     delivered=3,
     doubled=0,
     out_of_order=0,
-    undelivered={"dropped (expired)": 1, "indeterminate": 1},
+    undelivered={"dropped (expired)": 1, "withdrawn": 1},
     ghosts=0,
     gaps=0,
-    resets=2,
+    resets=0,
     library_accepted=5,
-    library_outcomes={"written": 3, "dropped (expired)": 1, "indeterminate": 1},
+    library_outcomes={"acked": 3, "dropped (expired)": 1, "withdrawn": 1},
 )
 REPORT = Report(
     seed=7,
-    abrupt=False,
+    plain=False,
     seconds=1.0,
     client_to_server=WAY,
     server_to_client=WAY,
-    cuts_by_reset=1,
+    cuts_at_any_moment=1,
     cuts_in_mid_frame=1,
     reconnects=3,
+    resumed=3,
     recovery_p50_s=0.0101,
     recovery_p99_s=0.0201,
     backlog=10,
@@ -77,43 +78,32 @@ async def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("wire", get_args(WireName))
 async def test_every_promise_is_kept(wire: WireName) -> None:
-    """Cut again and again, both ends can account for every message."""
+    """Cut again and again, nothing is lost and nothing comes twice."""
     report = await demo(attrs.evolve(SMALL, wire=wire))
     assert report.broken_promises == ()
-    assert (report.cuts_by_reset, report.cuts_in_mid_frame) == (3, 3)
-    assert report.reconnects == 7
+    assert (report.cuts_at_any_moment, report.cuts_in_mid_frame) == (3, 3)
+    assert report.reconnects == report.resumed == 7
     assert 0 < report.recovery_p50_s <= report.recovery_p99_s
     assert (report.overtaken, report.backlog) == (BACKLOG, BACKLOG)
-    assert report.server_to_client.resets == 7
     for way in (report.client_to_server, report.server_to_client):
         assert way.accepted >= SMALL.messages
-        assert way.delivered >= way.outcomes["written"] > 0
+        assert way.delivered == way.outcomes["acked"] > 0
+        assert (way.lost, way.doubled, way.resets) == (0, 0, 0)
 
 
 async def test_cuts_hit_messages() -> None:
-    """A cut in mid-frame leaves at least one message indeterminate, and undelivered."""
-    report = await demo(attrs.evolve(SMALL, cuts=4))
-    missing = [
-        way.undelivered.get("indeterminate", 0)
-        for way in (report.client_to_server, report.server_to_client)
-    ]
-    assert sum(missing) >= report.cuts_in_mid_frame == 2
+    """Without a session what was in flight is lost, and the next link is a `Reset`."""
+    report = await demo(attrs.evolve(SMALL, cuts=10, plain=True))
+    assert report.broken_promises == ()
+    assert report.client_to_server.lost + report.server_to_client.lost > 0
+    assert (report.resumed, report.server_to_client.resets) == (0, 11)
 
 
 async def test_no_cuts() -> None:
     """Without cuts everything is delivered but what its sender let go."""
     report = await demo(Plan(messages=100, cuts=0, seconds=0.2))
     assert report.broken_promises == ()
-    assert (report.cuts_by_reset, report.cuts_in_mid_frame, report.reconnects) == (0, 0, 1)
-    assert "indeterminate" not in report.server_to_client.outcomes
-
-
-async def test_abrupt() -> None:
-    """Abrupt cuts may lose what was written, and nothing else is wrong."""
-    report = await demo(attrs.evolve(SMALL, abrupt=True))
-    assert report.abrupt
-    assert report.broken_promises == ()
-    assert report.cuts_by_reset + report.cuts_in_mid_frame == SMALL.cuts
+    assert (report.cuts_at_any_moment, report.cuts_in_mid_frame, report.reconnects) == (0, 0, 1)
 
 
 async def test_seed() -> None:
@@ -146,12 +136,14 @@ def test_kept_promises() -> None:
     [
         ({"accepted": 6}, "the outcomes do not sum up to the accepted sends"),
         ({"library_accepted": 4}, "the outcomes do not sum up to the accepted sends"),
-        ({"library_outcomes": {"written": 5}}, "the outcomes are not those of statistics()"),
+        ({"library_outcomes": {"acked": 5}}, "the outcomes are not those of statistics()"),
         ({"doubled": 1}, "1 messages came twice"),
         ({"out_of_order": 2}, "2 messages came out of order"),
         ({"ghosts": 3}, "3 messages came that were said to be never sent"),
-        ({"undelivered": {"written": 4}}, "4 messages are missing whose outcome is written"),
-        ({"undelivered": {"None": 1}}, "1 messages are missing whose outcome is None"),
+        ({"undelivered": {"acked": 4}}, "4 messages are lost whose outcome is acked"),
+        ({"undelivered": {"written": 4}}, "4 messages are lost whose outcome is written"),
+        ({"undelivered": {"None": 1}}, "1 messages are lost whose outcome is None"),
+        ({"resets": 2}, "the session was lost 2 times"),
     ],
 )
 def test_broken_promises(changes: dict[str, Any], promise: str) -> None:
@@ -163,14 +155,15 @@ def test_broken_promises(changes: dict[str, Any], promise: str) -> None:
     assert down.broken_promises == (f"server to client: {promise}",)
 
 
-def test_lost_in_flight_is_forgiven_only_when_abrupt() -> None:
-    """Abrupt cuts may lose written messages, but no others."""
-    bad = attrs.evolve(WAY, undelivered={"written": 4, "acked": 1})
-    report = attrs.evolve(REPORT, abrupt=True, client_to_server=bad).judged()
+def test_plain_links_may_lose() -> None:
+    """What was written, or may have been, is lost on plain links; nothing else is."""
+    lost = {"written": 4, "indeterminate": 2, "acked": 1, "dropped (expired)": 3}
+    bad = attrs.evolve(WAY, undelivered=lost, resets=2)
+    report = attrs.evolve(REPORT, plain=True, client_to_server=bad).judged()
     assert report.broken_promises == (
-        "client to server: 1 messages are missing whose outcome is acked",
+        "client to server: 1 messages are lost whose outcome is acked",
     )
-    assert bad.lost_in_flight == 4
+    assert bad.lost == 7
 
 
 def test_too_little_overtaken() -> None:
@@ -208,10 +201,10 @@ def test_table() -> None:
         for name, up, down in (line.split("│")[1:4] for line in text.splitlines() if "│" in line)
     }
     assert rows["accepted sends"] == rows["sum of outcomes"] == ("5", "5")
-    assert rows["dropped (expired)"] == rows["undelivered: dropped"] == ("1", "1")
-    assert rows["dropped (evicted)"] == rows["doubled"] == ("0", "0")
-    assert rows["undelivered: written, lost in flight"] == ("0", "0")
-    assert rows["new links announced (Reset)"] == ("2", "2")
+    assert rows["dropped (expired)"] == rows["not delivered: dropped"] == ("1", "1")
+    assert rows["dropped (evicted)"] == rows["doubled"] == rows["lost"] == ("0", "0")
+    assert rows["acked"] == rows["delivered"] == ("3", "3")
+    assert rows["something may be missing (Reset)"] == ("0", "0")
     assert "p50 11 ms, p99 21 ms" in text
     assert "passed 9 of 10 LOW messages queued before it (90%)" in text
     assert "OK  every promise was kept" in text
@@ -226,11 +219,11 @@ def test_table_of_broken_promises() -> None:
     assert "\nOK" not in text
 
 
-def test_abrupt_note() -> None:
-    """The report says what kind of cuts they were."""
-    assert "try --abrupt" in shown(REPORT)
-    abrupt = shown(attrs.evolve(REPORT, abrupt=True))
-    assert "a session would send them again" in abrupt.replace("\n", " ")
+def test_notes() -> None:
+    """The report says what the cuts did, and what a session is for."""
+    assert "nothing is lost, and nothing comes twice" in shown(REPORT).replace("\n", " ")
+    plain = shown(attrs.evolve(REPORT, plain=True))
+    assert "more than such a link can know of" in plain.replace("\n", " ")
 
 
 def test_json() -> None:
@@ -238,7 +231,7 @@ def test_json() -> None:
     fields = json.loads(json.dumps(as_json(REPORT)))
     assert fields["ok"] is True
     assert fields["overtaken_share"] == 0.9
-    assert fields["client_to_server"]["outcomes"]["written"] == 3
+    assert fields["client_to_server"]["outcomes"]["acked"] == 3
     assert as_json(attrs.evolve(REPORT, overtaken=0).judged())["ok"] is False
 
 
@@ -293,7 +286,7 @@ async def test_command(wire: WireName) -> None:
     done = await command("demo", *small, "--wire", wire)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("sent ")
-    assert "2 by a reset between frames, 1 in mid-frame" in done.stdout
+    assert "2 at any moment, 1 in mid-frame" in done.stdout
     assert "seed 5" in done.stdout
     assert done.stdout.rstrip().endswith("OK  every promise was kept")
 
@@ -301,10 +294,10 @@ async def test_command(wire: WireName) -> None:
 async def test_command_json() -> None:
     """With `--json` there is the report and nothing else."""
     done = await command(
-        "demo", "--seconds", "0.5", "--messages", "200", "--cuts", "2", "--json", "--abrupt"
+        "demo", "--seconds", "0.5", "--messages", "200", "--cuts", "2", "--json", "--plain"
     )
     report = json.loads(done.stdout)
-    assert (done.returncode, report["ok"], report["abrupt"]) == (0, True, True)
+    assert (done.returncode, report["ok"], report["plain"]) == (0, True, True)
     assert report["client_to_server"]["accepted"] >= 200
 
 

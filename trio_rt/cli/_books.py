@@ -15,8 +15,6 @@ from ..message import Gap, Message, Outcome, Priority, Reset
 
 __all__ = ["Books", "Note", "Report", "Way", "percentile"]
 
-#: How the outcome of a missing message begins.
-MAY_BE_MISSING: Final = ("dropped", "indeterminate")
 #: Outcomes that say that it was never sent.
 NEVER_SENT: Final = ("dropped", "withdrawn")
 #: What a critical message has to pass, of all that was queued before it.
@@ -49,14 +47,21 @@ class Way:
     ghosts: int
     #: Lost to a full stream, and announced there.
     gaps: int
-    #: Announcements that something may be missing: one for each new link.
+    #: Announcements that something may be missing: one for each new link without a session.
     resets: int
     #: What the library's own statistics say.
     library_accepted: int
     library_outcomes: dict[str, int]
 
-    def broken_promises(self, *, abrupt: bool) -> Iterator[str]:
-        """What was promised and is not so."""
+    @property
+    def lost(self) -> int:
+        """Messages that never arrived, though they were sent."""
+        return sum(
+            count for name, count in self.undelivered.items() if not name.startswith(NEVER_SENT)
+        )
+
+    def broken_promises(self, *, plain: bool) -> Iterator[str]:
+        """What was promised and is not so. A plain link cannot promise that nothing is lost."""
         if not sum(self.outcomes.values()) == self.accepted == self.library_accepted:
             yield "the outcomes do not sum up to the accepted sends"
         if self.outcomes != self.library_outcomes:
@@ -68,14 +73,11 @@ class Way:
         if self.ghosts:
             yield f"{self.ghosts} messages came that were said to be never sent"
         for outcome, count in self.undelivered.items():
-            if outcome.startswith(MAY_BE_MISSING) or (abrupt and outcome == "written"):
-                continue
-            yield f"{count} messages are missing whose outcome is {outcome}"
-
-    @property
-    def lost_in_flight(self) -> int:
-        """Written, not delivered: more than a plain link can know."""
-        return self.undelivered.get("written", 0)
+            forgiven = ("written", "indeterminate") if plain else ()
+            if not outcome.startswith((*NEVER_SENT, *forgiven)):
+                yield f"{count} messages are lost whose outcome is {outcome}"
+        if self.resets and not plain:
+            yield f"the session was lost {self.resets} times"
 
 
 @attrs.frozen(kw_only=True)
@@ -83,13 +85,15 @@ class Report:
     """What the demo has found."""
 
     seed: int
-    abrupt: bool
+    plain: bool
     seconds: float
     client_to_server: Way
     server_to_client: Way
-    cuts_by_reset: int
+    cuts_at_any_moment: int
     cuts_in_mid_frame: int
     reconnects: int
+    #: Of these, how many took up the session of the link before.
+    resumed: int
     recovery_p50_s: float
     recovery_p99_s: float
     #: LOW messages that waited when a CRITICAL one was sent, and how many it passed.
@@ -109,7 +113,7 @@ class Report:
                 ("client to server", self.client_to_server),
                 ("server to client", self.server_to_client),
             )
-            for promise in way.broken_promises(abrupt=self.abrupt)
+            for promise in way.broken_promises(plain=self.plain)
         ]
         if self.overtaken_share < OVERTAKE_GOAL:
             broken.append(f"a critical message passed only {self.overtaken_share:.0%} of a backlog")

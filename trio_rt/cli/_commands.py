@@ -59,13 +59,13 @@ def command() -> None:
     type=click.IntRange(0, 10_000),
     default=20,
     show_default=True,
-    help="How often the link is cut: between frames and in mid-frame by turns.",
+    help="How often the link is cut: at any moment and in mid-frame by turns.",
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="Of the load and the cuts.")
 @click.option(
-    "--abrupt",
+    "--plain",
     is_flag=True,
-    help="Let resets overtake data in flight, which loses messages that are written.",
+    help="Without a session, as to any WebSocket server: what is in flight is lost.",
 )
 @click.option(
     "--wire",
@@ -82,7 +82,7 @@ def demo(
     messages: int,
     cuts: int,
     seed: int,
-    abrupt: bool,
+    plain: bool,
     wire: WireName,
     to_json: bool,
 ) -> None:
@@ -96,7 +96,7 @@ def demo(
     from ._show import show_demo
     from .demo import Plan
 
-    plan = Plan(seconds=seconds, messages=messages, cuts=cuts, seed=seed, abrupt=abrupt, wire=wire)
+    plan = Plan(seconds=seconds, messages=messages, cuts=cuts, seed=seed, plain=plain, wire=wire)
     ctx.exit(run_until_signal(partial(show_demo, plan, to_json=to_json)))
 
 

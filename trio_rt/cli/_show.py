@@ -23,8 +23,9 @@ __all__ = ["as_json", "print_report", "show_demo", "watcher"]
 BARS_EVERY_S: Final = 0.1
 LINES_EVERY_S: Final = 0.5
 
-#: Shown even if there were none. `acked` needs a session, `kept` a store.
+#: Shown even if there were none. `acked` needs a session, `written` is for plain links.
 OUTCOMES: Final = (
+    "acked",
     "written",
     "indeterminate",
     "dropped (expired)",
@@ -35,15 +36,14 @@ OUTCOMES: Final = (
     "withdrawn",
 )
 
-EXACT_NOTE: Final = (
-    "Before each of these cuts both sockets stopped taking bytes, half the time in mid-frame, and "
-    "what they had taken arrived; then the relay reset the link. So a missing message is always "
-    "one whose outcome says that it may be. A reset that overtakes data in flight also loses "
-    "messages that are written, and no plain link can know: try --abrupt."
+SESSION_NOTE: Final = (
+    "Every cut was a reset that threw away what was in flight. What had not arrived was sent again "
+    "on the next link, under the same number; so nothing is lost, and nothing comes twice. What was "
+    "dropped was never sent: its sender said that it may be. Without a session: try --plain."
 )
-ABRUPT_NOTE: Final = (
-    "These cuts were abrupt: resets overtook data in flight. Messages that are written and yet "
-    "missing are more than a plain link can know of; a session would send them again."
+PLAIN_NOTE: Final = (
+    "These were plain links, without a session, as to any WebSocket server: what a cut threw away is "
+    "lost, and messages that are written and yet missing are more than such a link can know of."
 )
 
 Watch = Callable[[Callable[[], Progress]], Awaitable[None]]
@@ -96,7 +96,7 @@ def print_report(console: Console, report: Report) -> None:
     for line in _findings(report):
         console.print(line, highlight=False, soft_wrap=True)
     console.print()
-    console.print(ABRUPT_NOTE if report.abrupt else EXACT_NOTE, highlight=False)
+    console.print(PLAIN_NOTE if report.plain else SESSION_NOTE, highlight=False)
     console.print()
     for promise in report.broken_promises:
         console.print(f"BROKEN  {promise}", style="bold red", highlight=False)
@@ -128,18 +128,15 @@ def _sections(ways: tuple[Way, Way]) -> Iterator[list[_Row]]:
     yield [*rows, ("sum of outcomes", lambda way: sum(way.outcomes.values()))]
     yield [
         ("delivered", lambda way: way.delivered),
+        ("lost", lambda way: way.lost),
         ("doubled", lambda way: way.doubled),
         ("out of order", lambda way: way.out_of_order),
     ]
     yield [
-        ("undelivered: dropped", lambda way: _count(way.undelivered, "dropped")),
-        ("undelivered: indeterminate", lambda way: _count(way.undelivered, "indeterminate")),
-        ("undelivered: written, lost in flight", lambda way: way.lost_in_flight),
+        ("not delivered: dropped", lambda way: _count(way.undelivered, "dropped")),
         ("delivered, though dropped", lambda way: way.ghosts),
-    ]
-    yield [
         ("lost to a full stream (Gap)", lambda way: way.gaps),
-        ("new links announced (Reset)", lambda way: way.resets),
+        ("something may be missing (Reset)", lambda way: way.resets),
     ]
 
 
@@ -153,11 +150,11 @@ def _count(outcomes: dict[str, int], kind: str) -> int:
 
 def _findings(report: Report) -> Iterator[str]:
     yield (
-        f"cuts            {report.cuts_by_reset} by a reset between frames, "
+        f"cuts            {report.cuts_at_any_moment} at any moment, "
         f"{report.cuts_in_mid_frame} in mid-frame"
     )
     yield (
-        f"reconnects      {report.reconnects}; time to recover: "
+        f"reconnects      {report.reconnects}, {report.resumed} resumed; time to recover: "
         f"p50 {_ms(report.recovery_p50_s)}, p99 {_ms(report.recovery_p99_s)}"
     )
     yield (

@@ -4,11 +4,9 @@
     relay            between the two, on real sockets; its links are cut
     connect          sends and receives such a load too, and never stops
 
-At the end every message is accounted for, at both ends; see `_books`.
-
-The cuts are exact (see `_gates`), so that the books can be checked to the last
-message. With `abrupt` they are not: a reset then overtakes what is in flight,
-and messages that were `written` are lost, which only a session could mend.
+At the end every message is accounted for, at both ends; see `_books`. Every cut is a
+reset that throws away what is in flight. In a session it is sent again: nothing is lost
+and nothing comes twice. With `plain` there is none, and the books show what that costs.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ from .._connect import connect
 from .._connection import Connection
 from .._endpoint import WhenOffline
 from .._peer import Peer
-from .._server import serve_listeners
+from .._server import Server, serve_listeners
 from .._states import StateStream
 from .._subscription import Stream
 from ..message import Gap, Message, Priority, Reset
@@ -33,14 +31,13 @@ from ..options import OutboxLimits, Reconnect, WireName
 from ..protocol.lifecycle import Phase
 from ..testing import Relay, serve_relay
 from ._books import Books, Note, Report, percentile
-from ._gates import GatedListener, Gates
 
 __all__ = ["Plan", "Progress", "run_demo"]
 
 #: Sends in a row, before the load looks at its clock.
 BURST: Final = 25
-#: No frame of the load is shorter, so that fewer bytes end inside one.
-LEAST_FRAME_BYTES: Final = 64
+#: No message of the load is shorter, so that fewer bytes end inside one.
+LEAST_MESSAGE_BYTES: Final = 64
 #: The texts of the load are shorter than this.
 TEXT_CHARACTERS: Final = 120
 #: Fewer than a second's worth of the load, so that a slow redial fills it.
@@ -62,7 +59,7 @@ class Plan:
     cuts: int = 20
     seconds: float = 8.0
     seed: int = 0
-    abrupt: bool = False
+    plain: bool = False
     wire: WireName = "websockets"
 
 
@@ -150,6 +147,7 @@ class Recoveries:
 
     def __init__(self) -> None:
         self.times_s: list[float] = []
+        self.resumed = 0
         self.back = trio.Event()
         self.phase = Phase.CONNECTING
         self._lost_at: float | None = None
@@ -158,6 +156,7 @@ class Recoveries:
         async for state in states:
             self.phase = state.phase
             if state.phase is Phase.CONNECTED:
+                self.resumed += state.resumed
                 self._came_back()
             elif state.phase is Phase.RECONNECTING and self._lost_at is None:
                 self._lost_at = trio.current_time()
@@ -173,18 +172,17 @@ class Recoveries:
 class Saboteur:
     """Cuts the link again and again."""
 
-    def __init__(self, plan: Plan, gates: Gates, recoveries: Recoveries) -> None:
-        self.resets = 0
+    def __init__(self, plan: Plan, recoveries: Recoveries) -> None:
+        self.at_any_moment = 0
         self.torn = 0
         self._plan = plan
-        self._gates = gates
         self._recoveries = recoveries
         self._random = random.Random(f"{plan.seed} cuts")
         self._started_at = trio.current_time()
 
     @property
     def cuts(self) -> int:
-        return self.resets + self.torn
+        return self.at_any_moment + self.torn
 
     @property
     def done(self) -> bool:
@@ -197,32 +195,13 @@ class Saboteur:
             await conn.wait_connected()
             back = self._recoveries.back
             if self.cuts % 2:
-                await self._tear(relay)
+                # After a few bytes of one more message, of either end.
+                relay.cut_after(self._random.randrange(1, LEAST_MESSAGE_BYTES))
                 self.torn += 1
             else:
-                await self._reset(relay)
-                self.resets += 1
+                relay.rst()
+                self.at_any_moment += 1
             await back.wait()
-
-    async def _reset(self, relay: Relay) -> None:
-        """Cut between two frames."""
-        if not self._plan.abrupt:
-            for gate in self._gates.pair():
-                gate.room = 0
-            await self._gates.quiet()
-        relay.rst()
-
-    async def _tear(self, relay: Relay) -> None:
-        """Cut after a few bytes of one more frame, of either end."""
-        few = self._random.randrange(1, LEAST_FRAME_BYTES)
-        if self._plan.abrupt:
-            relay.cut_after(few)
-            return
-        torn, other = self._random.sample(self._gates.pair(), 2)
-        torn.room, other.room = few, 0
-        await torn.torn.wait()
-        await self._gates.quiet()
-        relay.rst()
 
 
 class Demo:
@@ -232,9 +211,8 @@ class Demo:
         self._plan = plan
         self._up = Load(plan, "client to server")
         self._down = Load(plan, "server to client")
-        self._gates = Gates()
         self._recoveries = Recoveries()
-        self._saboteur = Saboteur(plan, self._gates, self._recoveries)
+        self._saboteur = Saboteur(plan, self._recoveries)
         self._peers: list[Peer] = []
         self._served = trio.Event()
         self._conn: Connection
@@ -244,9 +222,10 @@ class Demo:
         started_at = trio.current_time()
         async with trio.open_nursery() as nursery:
             listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-            listener = GatedListener(self._gates, listeners[0])
-            await nursery.start(partial(serve_listeners, self._serve, [listener], outbox=OUTBOX))
-            self._relay = await nursery.start(serve_relay, "127.0.0.1", listener.port)
+            server: Server = await nursery.start(
+                partial(serve_listeners, self._serve, listeners, outbox=OUTBOX)
+            )
+            self._relay = await nursery.start(serve_relay, "127.0.0.1", server.port)
             await self._run_client(f"ws://127.0.0.1:{self._relay.port}")
             await self._served.wait()
             nursery.cancel_scope.cancel()
@@ -255,7 +234,7 @@ class Demo:
     # The server's end
 
     async def _serve(self, peer: Peer) -> None:
-        """The handler: once for every link."""
+        """The handler: once for a session, or for every plain link."""
         self._peers.append(peer)
         self._served = served = trio.Event()
         async with trio.open_nursery() as nursery:
@@ -272,7 +251,7 @@ class Demo:
     async def _run_client(self, url: str) -> None:
         connection = connect(
             url,
-            open_stream=self._gates.open_stream,
+            session="off" if self._plan.plain else "require",
             reconnect=RECONNECT,
             outbox=OUTBOX,
             wire=self._plan.wire,
@@ -292,10 +271,9 @@ class Demo:
         start(take, conn.subscribe(as_=Note), self._down.books)
 
     async def _settle(self) -> None:
-        """Wait until everything sent has arrived."""
+        """Wait until both ends know what became of everything sent."""
         await self._conn.drain()
         await self._peers[-1].drain()
-        await self._gates.quiet()
 
     async def _overtake(self) -> None:
         """Queue a backlog while the server cannot be reached, and an alarm behind it."""
@@ -335,13 +313,14 @@ class Demo:
         recoveries = self._recoveries.times_s
         return Report(
             seed=self._plan.seed,
-            abrupt=self._plan.abrupt,
+            plain=self._plan.plain,
             seconds=seconds,
             client_to_server=up.close([self._conn.statistics()]),
             server_to_client=self._down.books.close([peer.statistics() for peer in self._peers]),
-            cuts_by_reset=self._saboteur.resets,
+            cuts_at_any_moment=self._saboteur.at_any_moment,
             cuts_in_mid_frame=self._saboteur.torn,
             reconnects=len(recoveries),
+            resumed=self._recoveries.resumed,
             recovery_p50_s=percentile(recoveries, 0.5),
             recovery_p99_s=percentile(recoveries, 0.99),
             backlog=BACKLOG,
