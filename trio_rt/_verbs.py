@@ -110,11 +110,12 @@ class EnvelopeVerbs(Endpoint):
         ttl_s: float | None = None,
         when_offline: WhenOffline = "queue",
     ) -> None:
-        """Send, and wait for the best outcome there is: `written` on a plain link.
+        """Send, and wait for the best outcome there is: `acked` in a session, else `written`.
 
         Raises as `send` does, and `Undelivered` if it came to nothing.
         Cancelling withdraws the message: unless it is committed to a link
-        already, it is never sent.
+        already, it is never sent. One that is committed to a session, and turns
+        out not to have arrived when that is resumed, is not sent again.
         """
         await self._deliver(
             await self.send(
@@ -181,8 +182,8 @@ class EnvelopeVerbs(Endpoint):
         `InboxLimits.total_bytes`. When it is full, and its consumer has had a
         turn, `on_full` says what is lost; a `Gap` marks the place:
 
-        - "pause": holds the sender back where a session can; on a plain link
-          the newest is lost;
+        - "pause": in a session it is never full, since the window (`InboxLimits`)
+          holds the sender back; on a plain link the newest is lost;
         - "drop_newest", "drop_oldest";
         - "fail": the stream ends with `StreamOverflow`;
         - `Conflate(...)`: only the newest of each key is kept, without a `Gap`.

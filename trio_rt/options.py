@@ -116,7 +116,10 @@ class Liveness:
 
 @attrs.frozen(kw_only=True)
 class OutboxLimits:
-    """The bounds of the queue of messages that wait to be sent."""
+    """The bounds of the queue of messages that wait to be sent.
+
+    A client of a session keeps as much of what it has sent until it has arrived.
+    """
 
     messages: float = attrs.field(default=1000, validator=_count)
     total_bytes: float = attrs.field(default=4 << 20, validator=_count)
@@ -128,7 +131,10 @@ class OutboxLimits:
 
 @attrs.frozen(kw_only=True)
 class InboxLimits:
-    """The window: what may have arrived and not been taken by the program."""
+    """The window: what may have arrived and not been taken by the program.
+
+    In a session the sender is held back by it.
+    """
 
     messages: float = attrs.field(default=256, validator=_count)
     total_bytes: float = attrs.field(default=4 << 20, validator=_count)

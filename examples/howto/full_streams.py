@@ -3,11 +3,12 @@
     python examples/howto/full_streams.py
 
 The server sends the numbers 0 to 9 at once. Each stream has room for three,
-and is read only when all is over.
+and is read only when all is over. The one that pauses loses nothing: in a session
+the window holds the sender back.
 
 Prints:
 
-    pause         0 1 2 Gap(count=7)
+    pause         0 1 2 3 4 5 6 7 8 9
     drop_newest   0 1 2 Gap(count=7)
     drop_oldest   Gap(count=7) 7 8 9
     Conflate      8 9
