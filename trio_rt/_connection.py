@@ -201,7 +201,7 @@ class Supervised(Endpoint):
                 await hooks.greet_on(wire, self._session, resumed=resumed)
                 return wire, resumed
             except BaseException:
-                wire.abort()
+                self._give_up(wire)
                 raise
         raise DialError(
             f"no link to {route.url} within {settings.open_timeout_s:g} s (at: {stage})",
@@ -221,13 +221,18 @@ class Supervised(Endpoint):
                 try:
                     return wire, await self._introduce(wire, offer)
                 except BaseException:
-                    wire.abort()
+                    self._give_up(wire)
                     raise
             except (HandshakeError, NoWelcome) as error:
                 if isinstance(error, HandshakeError) and error.status != 400:
                     raise
                 if not offer or required or not self._route.offer_refused():
                     raise
+
+    def _give_up(self, wire: Wire) -> None:
+        """The link ends before it is up; a session that was broken on it is lost."""
+        wire.abort()
+        self._session.link_down(trio.current_time())
 
     def _offer(self) -> tuple[str, ...]:
         """The subprotocols that offer a session; none where none is offered."""
