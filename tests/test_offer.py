@@ -287,6 +287,7 @@ async def test_two_welcomes() -> None:
         await end.text()
         await end.send(welcome(session=f"s{end.number}"))
         if end.number == 1:
+            await trio.sleep(0.1)
             await end.send(welcome())
         await end.read_all()
 
@@ -299,6 +300,26 @@ async def test_two_welcomes() -> None:
     assert isinstance(reset.cause, LinkClosed)
     assert (reset.cause.code, reset.cause.by_peer) == (1002, False)
     assert len(ends) == 2
+
+
+@virtual
+async def test_a_breach_right_behind_the_welcome() -> None:
+    """The session that has just begun is over, and not asked for again."""
+    hellos: list[Any] = []
+
+    async def script(end: FarEnd) -> None:
+        await pick(end, JSON)
+        hellos.append(json.loads(await end.text() or ""))
+        broken = [welcome()] if end.number == 1 else []
+        await end.send(welcome(session=f"s{end.number}"), *broken)
+        await end.read_all()
+
+    async with open_world() as world:
+        world.script(script)
+        async with world.connect(reconnect=SOON) as conn:
+            with conn.subscribe() as stream:
+                assert isinstance(await stream.receive(), Reset)
+    assert [hello[1] for hello in hellos] == ["", ""]
 
 
 # Resumed and lost

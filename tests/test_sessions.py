@@ -55,7 +55,15 @@ class Client:
         return self
 
     async def batch(self, *frames: Any, number: int = 1) -> None:
-        header = (number, 0, self.taken, self.taken, self.taken, self.taken_bytes, [])
+        header: tuple[Any, ...] = (
+            number,
+            0,
+            self.taken,
+            self.taken,
+            self.taken,
+            self.taken_bytes,
+            [],
+        )
         lines = [json.dumps(part) for part in (header, *frames)]
         await self.stranger.send("\n".join(lines))
 
