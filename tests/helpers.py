@@ -6,19 +6,36 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ClassVar
 
+import pytest
 import trio
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 import trio_rt
+from trio_rt.message import ACKED, WRITTEN
 from trio_rt.options import WireName
 from trio_rt.testing import LinkProfile, VirtualNetwork, VirtualStream
 from trio_rt.wires.websockets import QUIET
 
-__all__ = ["FarEnd", "Script", "World", "echo", "open_world", "outlast", "own_tasks", "sink"]
+__all__ = [
+    "FarEnd",
+    "Script",
+    "World",
+    "echo",
+    "either_link",
+    "open_world",
+    "outlast",
+    "own_tasks",
+    "sink",
+]
 
 URL = "ws://server/"
+
+#: `connect(session=...)`, and the best that a send then comes to.
+either_link = pytest.mark.parametrize(
+    ("session", "best"), [("off", WRITTEN), ("require", ACKED)], ids=["plain", "session"]
+)
 
 
 class FarEnd:

@@ -30,6 +30,7 @@ from trio_rt._streams import DirectStream
 from trio_rt._tls import TlsStream
 from trio_rt.errors import LinkClosed, Refuse
 from trio_rt.options import ServerLimits
+from trio_rt.protocol.frames import BATCH_MARGIN_BYTES
 
 GOOD = {
     "Host": "good.example",
@@ -87,6 +88,7 @@ def door(
     *,
     limits: ServerLimits | None = None,
     protocols: Sequence[str] = (),
+    session_protocol: str | None = None,
     hook: AcceptHook | None = None,
     compression: bool = False,
     max_message_bytes: float = 1 << 20,
@@ -99,6 +101,7 @@ def door(
             stream,
             limits=limits or ServerLimits(),
             protocols=protocols,
+            session_protocol=session_protocol,
             hook=hook,
             compression=compression,
             max_message_bytes=max_message_bytes,
@@ -231,6 +234,24 @@ async def test_subprotocol(known: list[str], offered: str | None, chosen: str | 
     assert answer.headers.get("sec-websocket-protocol") == chosen
 
 
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        ("a, trio-rt.plain, s", "s"),
+        ("a, trio-rt.plain", "a"),
+        ("trio-rt.plain, a", "a"),
+        ("b, trio-rt.plain", "trio-rt.plain"),
+        ("b", None),
+    ],
+)
+async def test_session_protocol(offered: str, chosen: str | None) -> None:
+    """A session is taken wherever it is offered; its absence only where nothing else is known."""
+    more = [("Sec-WebSocket-Protocol", offered)]
+    accepted, answer = await admitted(request(*more), protocols=["a"], session_protocol="s")
+    assert accepted.wire.subprotocol == chosen
+    assert answer.headers.get("sec-websocket-protocol") == chosen
+
+
 def masked(data: bytes, opcode: Opcode = Opcode.TEXT, *, fin: bool = True) -> bytes:
     return Frame(opcode, data, fin).serialize(mask=True)
 
@@ -277,6 +298,23 @@ async def test_limits_reach_the_wire(frames: int) -> None:
         assert caught.value.code == 1009
         if frames == 3:
             assert await big.wire.receive() == ["12345"]
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_a_batch_of_a_session_may_be_larger(over: int) -> None:
+    """What is larger than a message on the wire is a batch: the first message in it is not."""
+    data = masked(b"x" * (5 + BATCH_MARGIN_BYTES + over))
+    offer = ("Sec-WebSocket-Protocol", "s")
+    accepted, _ = await admitted(request(offer) + data, session_protocol="s", max_message_bytes=5)
+    with trio.fail_after(60):
+        if over:
+            with pytest.raises(LinkClosed) as caught:
+                await accepted.wire.receive()
+            assert caught.value.code == 1009
+        else:
+            while not (batch := await accepted.wire.receive()):
+                pass
+            assert [len(data) for data in batch] == [5 + BATCH_MARGIN_BYTES]
 
 
 # -- With a client that somebody else wrote

@@ -16,6 +16,14 @@ from tests.helpers import FarEnd, World, echo, open_world, outlast, sink
 from tests.testing.support import virtual
 from trio_rt import InboxLimits, LinkClosed, Liveness, Message, OptionError, OutboxLimits, Reconnect
 
+
+class OwnCodec(trio_rt.JsonCodec):
+    """A program's own: nobody knows how it looks in a session."""
+
+    def __repr__(self) -> str:
+        return "OwnCodec()"
+
+
 # Options that cannot be
 
 
@@ -28,8 +36,8 @@ from trio_rt import InboxLimits, LinkClosed, Liveness, Message, OptionError, Out
         ("open_timeout_s", "10"),
         ("close_timeout_s", -0.1),
         ("close_timeout_s", None),
-        ("session", "require"),
         ("session", "on"),
+        ("session", None),
         ("store", "outbox.db"),
         ("fallback", "sse"),
         ("wire", "wsproto"),
@@ -136,15 +144,38 @@ async def test_headers() -> None:
         assert (request.headers["X-One"], request.headers["X-Two"]) == ("1", "2")
         assert request.path == "/path?query=1"
         assert "Sec-WebSocket-Extensions" not in request.headers
-        assert "Sec-WebSocket-Protocol" not in request.headers
 
 
+@pytest.mark.parametrize(
+    ("options", "offered"),
+    [
+        ({}, "trio-rt.plain, trio-rt.v1+json"),
+        ({"session": "offer", "codec": "msgpack"}, "trio-rt.plain, trio-rt.v1+msgpack"),
+        ({"session": "off"}, None),
+        ({"codec": "raw"}, None),
+        ({"codec": OwnCodec()}, None),
+        ({"protocols": ["b", "a"]}, "b, a, trio-rt.plain, trio-rt.v1+json"),
+        ({"protocols": ["b", "a"], "session": "off"}, "b, a"),
+        ({"protocols": ["trio-rt.plain", "a"]}, "trio-rt.plain, a, trio-rt.v1+json"),
+    ],
+    ids=repr,
+)
 @virtual
-async def test_protocols() -> None:
-    """`protocols` are offered, in their order."""
+async def test_protocols(options: dict[str, Any], offered: str | None) -> None:
+    """`protocols` are offered, in their order, and then a session, by its absence first."""
     async with open_world() as world:
-        request = await handshake(world, protocols=["b", "a"])
-        assert request.headers["Sec-WebSocket-Protocol"] == "b, a"
+        request = await handshake(world, **options)
+        assert request.headers.get("Sec-WebSocket-Protocol") == offered
+
+
+@pytest.mark.parametrize("codec", ["raw", OwnCodec()], ids=["raw", "own"])
+@virtual
+async def test_a_session_cannot_be_required(codec: Any) -> None:
+    """There is none with bare messages, or with a codec of the program's own."""
+    async with open_world() as world:
+        with pytest.raises(OptionError) as caught:
+            world.connect(codec=codec, session="require")
+        assert caught.value.field == "session"
 
 
 @virtual

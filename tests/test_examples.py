@@ -15,10 +15,18 @@ import trio
 import trio_rt
 from examples import market_feed, offline_queue, quickstart, token_refresh, virtual_network
 from examples.offline_queue import send_all
-from tests.helpers import World, open_world
+from tests.helpers import World, either_link, open_world
 from tests.testing.support import virtual
-from trio_rt import CredentialsRefused, DecodeError, Meta, PayloadError, Priority
-from trio_rt.message import INDETERMINATE, WITHDRAWN, WRITTEN, dropped
+from trio_rt import (
+    CredentialsRefused,
+    DecodeError,
+    Meta,
+    Outcome,
+    PayloadError,
+    Priority,
+    SessionLimits,
+)
+from trio_rt.message import ACKED, INDETERMINATE, WITHDRAWN, dropped
 from trio_rt.testing import CutKind, Towards, run
 
 EXAMPLES = Path(quickstart.__file__).parent
@@ -41,11 +49,11 @@ STORIES = {
         the server gets chat: anybody there\?
         the server gets position: \[1, 2\]
         the server gets log: disk 90 % full
-        a log line   written
-        a chat line  written
-        an alarm     written
+        a log line   acked
+        a chat line  acked
+        an alarm     acked
         old position dropped \(replaced\)
-        new position written
+        new position acked
         a bid        dropped \(expired\)
         typing       dropped \(offline\)
         a mistake    withdrawn
@@ -55,11 +63,9 @@ STORIES = {
         client: I am ada
         -- the link is cut
         server: token-1 is good
-        client: I am ada
         -- the token expires, and the link is cut
         server: 401, token-1 is not good
         server: token-2 is good
-        client: I am ada
         -- the account is locked, and the link is cut
         server: 401, token-2 is not good
         server: 401, token-3 is not good
@@ -133,14 +139,15 @@ ANYWHERE = tuple(
 
 
 @pytest.mark.usefixtures("each_wire")
+@pytest.mark.parametrize("session", [None, SessionLimits()], ids=["plain", "session"])
 @pytest.mark.parametrize(("count", "towards", "how"), [*ANYWHERE, (200, "client", "vanish")])
 @virtual
 async def test_quickstart_across_cuts(
-    count: int, towards: Towards, how: CutKind, capsys: Capture
+    count: int, towards: Towards, how: CutKind, session: SessionLimits | None, capsys: Capture
 ) -> None:
     """On each wire, wherever the link is cut, every line is read once and in order."""
     async with open_world() as world:
-        await world.serve(quickstart.lobby)
+        await world.serve(quickstart.lobby, session=session)
         world.nursery.start_soon(cut_links, world, (count, towards, how))
         async with world.connect() as conn:
             await quickstart.listen(conn)
@@ -154,7 +161,7 @@ async def test_quickstart_notices_a_cut(capsys: Capture) -> None:
     async with open_world() as world:
         await world.serve(quickstart.lobby)
         world.nursery.start_soon(cut_links, world, (320, "client", "rst"))
-        async with world.connect() as conn:
+        async with world.connect(session="off") as conn:
             await quickstart.listen(conn)
         assert world.network.statistics().cuts == 1
     assert said(capsys)[1].startswith("missed something: Reset(cause=LinkClosed(1006")
@@ -165,16 +172,19 @@ async def test_quickstart_notices_a_cut(capsys: Capture) -> None:
 #: What is worth sending after the outage, in the order of urgency.
 WORTHY = ["alarm: smoke!", "chat: anybody there?", "position: [1, 2]", "log: disk 90 % full"]
 
-OUTCOMES = {
-    "a log line": WRITTEN,
-    "a chat line": WRITTEN,
-    "an alarm": WRITTEN,
-    "old position": dropped("replaced"),
-    "new position": WRITTEN,
-    "a bid": dropped("expired"),
-    "typing": dropped("offline"),
-    "a mistake": WITHDRAWN,
-}
+
+def outcomes_at(best: Outcome) -> dict[str, Outcome]:
+    """What becomes of the messages, if that is the best there is."""
+    return {
+        "a log line": best,
+        "a chat line": best,
+        "an alarm": best,
+        "old position": dropped("replaced"),
+        "new position": best,
+        "a bid": dropped("expired"),
+        "typing": dropped("offline"),
+        "a mistake": WITHDRAWN,
+    }
 
 
 async def sit_out(world: World, conn: trio_rt.Connection) -> dict[str, Any]:
@@ -187,54 +197,63 @@ async def sit_out(world: World, conn: trio_rt.Connection) -> dict[str, Any]:
     return {name: delivery.outcome for name, delivery in deliveries.items()}
 
 
+@either_link
 @virtual
-async def test_offline_queue_before_the_first_link(capsys: Capture) -> None:
+async def test_offline_queue_before_the_first_link(
+    session: str, best: Outcome, capsys: Capture
+) -> None:
     """It makes no difference whether there ever was a link."""
     async with open_world() as world:
         await world.serve(offline_queue.show)
         world.network.refuse("server")
-        async with world.connect() as conn:
-            assert await sit_out(world, conn) == OUTCOMES
+        async with world.connect(session=session) as conn:
+            assert await sit_out(world, conn) == outcomes_at(best)
     assert said(capsys) == [f"the server gets {line}" for line in WORTHY]
 
 
+@either_link
 @pytest.mark.parametrize(("count", "towards", "how"), ANYWHERE)
 @virtual
 async def test_offline_queue_across_another_cut(
-    count: int, towards: Towards, how: CutKind, capsys: Capture
+    count: int, towards: Towards, how: CutKind, session: str, best: Outcome, capsys: Capture
 ) -> None:
     """The first link after the outage is cut too: what arrives is still in order.
 
-    What was on its way is `indeterminate`; what was not to be sent is not.
+    What was on its way is `indeterminate` on a plain link, and in a session it is sent
+    again; what was not to be sent is not.
     """
     async with open_world() as world:
         await world.serve(offline_queue.show)
         world.network.refuse("server")
         world.nursery.start_soon(cut_links, world, (count, towards, how))
-        async with world.connect() as conn:
+        async with world.connect(session=session) as conn:
             outcomes = await sit_out(world, conn)
             await conn.wait_connected()
             await trio.sleep(1)
     told = [line.removeprefix("the server gets ") for line in said(capsys)]
+    expected = outcomes_at(best)
+    if best is ACKED:
+        assert (told, outcomes) == (WORTHY, expected)
     assert told == WORTHY[: len(told)]
     for name, outcome in outcomes.items():
-        assert outcome is OUTCOMES[name] or (outcome is INDETERMINATE and OUTCOMES[name] is WRITTEN)
+        assert outcome is expected[name] or (outcome is INDETERMINATE and expected[name] is best)
 
 
 # token_refresh
 
 
+@either_link
 @pytest.mark.parametrize(("count", "towards", "how"), ANYWHERE)
 @virtual
 async def test_token_refresh_across_cuts(
-    count: int, towards: Towards, how: CutKind, capsys: Capture
+    count: int, towards: Towards, how: CutKind, session: str, best: Outcome, capsys: Capture
 ) -> None:
     """Refusals and fresh tokens may be cut off at any byte: it ends with a good token."""
     accounts = token_refresh.Accounts()
     login = token_refresh.Login(accounts, "ada")
     async with open_world() as world:
         await world.serve(accounts.welcome, accept=accounts.check)
-        async with world.connect(credentials=login.credentials) as conn:
+        async with world.connect(credentials=login.credentials, session=session) as conn:
             world.nursery.start_soon(token_refresh.listen, conn)
             await trio.sleep(60)
             accounts.users_by_token.clear()
@@ -244,7 +263,9 @@ async def test_token_refresh_across_cuts(
             assert conn.state.phase is trio_rt.Phase.CONNECTED
     lines = said(capsys)
     assert lines[:2] == ["server: token-1 is good", "client: I am ada"]
-    assert lines[-1] == "client: I am ada"
+    welcomes = [number for number, line in enumerate(lines) if line == "client: I am ada"]
+    # A session, with its handler, outlives both token and link.
+    assert (welcomes[0], welcomes[-1]) == (1, 1 if best is ACKED else len(lines) - 1)
     assert list(accounts.users_by_token) == ["token-2"]
 
 

@@ -14,6 +14,9 @@ from tests.clocked import clocked
 from tests.wires.support import Sent, protocol, wire_pair
 from trio_rt._hooks import Attempt, Credentials, Granted, Greeting, Hooks, header_pairs
 from trio_rt.errors import DialError, HookError, LinkClosed, LinkError, OptionError
+from trio_rt.options import InboxLimits, OutboxLimits
+from trio_rt.protocol.codec import decode_raw
+from trio_rt.protocol.session import Session
 from trio_rt.protocol.url import parse_url
 from trio_rt.wires.websockets import WebSocketsWire
 
@@ -28,6 +31,18 @@ def granting(credentials: Any) -> Hooks:
         return credentials  # type: ignore[no-any-return]
 
     return Hooks(credentials=ask)
+
+
+def new_session() -> Session:
+    return Session(decode_raw, OutboxLimits(), InboxLimits())
+
+
+def arrived(session: Session) -> list[str | bytes]:
+    """What nobody has taken yet."""
+    found = []
+    while (data := session.pop_arrival()) is not None:
+        found.append(data)
+    return found
 
 
 def buffered_pair() -> tuple[WebSocketsWire, WebSocketsWire]:
@@ -154,27 +169,31 @@ async def test_credentials_are_cancelled() -> None:
 async def test_no_greeting() -> None:
     """Without the hook nothing is sent and nothing is taken."""
     client, server = wire_pair()
-    assert await Hooks().greet_on(client) == []
-    assert client.bytes_out == client.bytes_in == 0
+    session = new_session()
+    await Hooks().greet_on(client, session, resumed=False)
+    assert client.bytes_out == client.bytes_in == session.received == 0
     for wire in (client, server):
         wire.abort()
 
 
+@pytest.mark.parametrize("resumed", [True, False])
 @clocked
-async def test_greeting() -> None:
+async def test_greeting(resumed: bool) -> None:
     """The hook talks on the link; what it leaves unread is handed on."""
     client, server = wire_pair()
+    session = new_session()
     heard: list[str | bytes] = []
 
     async def greet(greeting: Greeting) -> None:
-        assert not greeting.resumed
+        assert greeting.resumed is resumed
         await greeting.send("login é")
         await greeting.send(b"\xff")
         heard.append(await greeting.receive())
         heard.append(await greeting.receive())
 
     await server.send([Sent(b"welcome"), Sent(b"\x00", binary=True), Sent(b"news"), Sent(b"more")])
-    assert await Hooks(greet=greet).greet_on(client) == ["news", "more"]
+    await Hooks(greet=greet).greet_on(client, session, resumed=resumed)
+    assert arrived(session) == ["news", "more"]
     assert heard == ["welcome", b"\x00"]
     assert await server.receive() == ["login é", b"\xff"]
     for wire in (client, server):
@@ -190,7 +209,7 @@ async def test_greeting_is_over() -> None:
     async def greet(greeting: Greeting) -> None:
         kept.append(greeting)
 
-    await Hooks(greet=greet).greet_on(client)
+    await Hooks(greet=greet).greet_on(client, new_session(), resumed=False)
     with pytest.raises(trio.ClosedResourceError):
         await kept[0].send("late")
     with pytest.raises(trio.ClosedResourceError):
@@ -206,7 +225,7 @@ async def test_greeting_answers_pings(direct: bool) -> None:
     """Pings are answered while the hook waits for a message, whatever the stream can do."""
     client, server = wire_pair() if direct else buffered_pair()
     async with trio.open_nursery() as nursery:
-        greeting = Greeting(client, resumed=False)
+        greeting = Greeting(client, new_session(), resumed=False)
         nursery.start_soon(greeting.receive)
         if server.ping():
             await server.flush()
@@ -227,16 +246,23 @@ async def test_greeting_answers_pings(direct: bool) -> None:
 async def test_greet_fails(
     wrong: Exception, kind: type[LinkError], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The hook's own error is logged and chained; one of the link passes as it is."""
+    """The hook's own error is logged and chained; one of the link passes as it is.
+
+    What it had not taken is gone with the attempt.
+    """
     client, server = wire_pair()
+    session = new_session()
     kept: list[Greeting] = []
 
     async def greet(greeting: Greeting) -> None:
         kept.append(greeting)
+        await greeting.receive()
         raise wrong
 
+    await server.send([Sent(b"one"), Sent(b"two")])
     with pytest.raises(kind) as caught:
-        await Hooks(greet=greet).greet_on(client)
+        await Hooks(greet=greet).greet_on(client, session, resumed=False)
+    assert arrived(session) == []
     if kind is HookError:
         assert caught.value.__cause__ is wrong
         assert "greet raised" in str(caught.value)
@@ -266,6 +292,6 @@ async def test_link_ends_while_greeting(name: str) -> None:
 
     await server.send([Sent(b"one"), Sent(b"two")])
     with pytest.raises(LinkClosed) as caught:
-        await Hooks(greet=greet).greet_on(client)
+        await Hooks(greet=greet).greet_on(client, new_session(), resumed=False)
     assert (caught.value.code, caught.value.reason) == (1008, "go away")
     client.abort()

@@ -58,7 +58,7 @@ class Desk:
             key=key,
             expires_at=until,
             ephemeral=ephemeral,
-            take_back=self.mailbox.withdraw,
+            mailbox=self.mailbox,
         )
 
     def put_nowait(self, data: str | bytes, priority: Priority = NORMAL, **more: Any) -> Delivery:
@@ -94,7 +94,7 @@ class Desk:
         """The link commits a batch."""
         batch = self.session.take(trio.current_time())
         self.given += len(batch)
-        return batch
+        return [entry for entry in batch if isinstance(entry, Entry)]
 
     def write(self) -> str:
         """The link commits a batch, and the kernel takes it."""
@@ -120,12 +120,16 @@ class Desk:
         """Accepted, unsettled, waiting."""
         return self.session.accepted, self.session.unsettled, self.mailbox.waiting
 
-    def _direct(self, delivery: Delivery, now: float) -> bool:
-        if not self.session.may_send_directly(now):
+    def _direct(self, entry: Entry, now: float) -> bool:
+        if not self.session.may_send_directly(entry, now):
             return False
-        self.given += 1
-        self.session.sent_directly(delivery, self.given, now)
+        self.sent_directly(entry, now)
         return True
+
+    def sent_directly(self, entry: Entry, now: float) -> None:
+        self.session.try_commit(entry)
+        self.given += 1
+        self.session.confirm(entry, self.given, now)
 
     def _wake(self) -> None:
         self.wakes += 1
@@ -162,12 +166,11 @@ async def test_soon() -> None:
     async with open_desk() as desk:
         answers = [True, False]
 
-        async def soon(delivery: Delivery) -> bool:
+        async def soon(entry: Entry) -> bool:
             await trio.lowlevel.checkpoint()
             sent = answers.pop(0)
             if sent:
-                desk.given += 1
-                desk.session.sent_directly(delivery, desk.given, trio.current_time())
+                desk.sent_directly(entry, trio.current_time())
             return sent
 
         desk.given = 0
@@ -187,7 +190,7 @@ async def test_a_link_that_dies_in_the_turn_of_a_direct_write() -> None:
     """What would not wait offline does not wait then either; anything else does."""
     async with open_desk() as desk:
 
-        async def soon(delivery: Delivery) -> bool:
+        async def soon(entry: Entry) -> bool:
             desk.mailbox.link_down()
             await trio.lowlevel.checkpoint()
             return False

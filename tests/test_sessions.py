@@ -487,6 +487,21 @@ async def test_the_oldest_makes_room() -> None:
 
 
 @virtual
+async def test_many_of_one_push_out_nobody_else() -> None:
+    """Where somebody comes and goes without end, it is their own sessions that end."""
+    handlers = Handlers()
+    async with open_site(handlers, accept=who, session=SessionLimits(kept=3)) as site:
+        ann = await enter(site)
+        await ann.stranger.aclose()
+        for _ in range(9):
+            bob = await enter(site, "bob")
+            await bob.stranger.aclose()
+            await trio.sleep(0.1)
+        assert len(handlers.ended) == 7
+        assert (await resume(site, ann)).resumed
+
+
+@virtual
 async def test_bye() -> None:
     """A client that says bye is not waited for."""
     handlers = Handlers()

@@ -12,13 +12,14 @@ import trio
 from websockets.frames import Opcode
 
 import trio_rt
-from tests.helpers import FarEnd, echo, open_world, outlast, sink
+from tests.helpers import FarEnd, echo, either_link, open_world, outlast, sink
 from tests.testing.support import virtual
 from trio_rt import (
     LinkClosed,
     LinkDead,
     Liveness,
     Message,
+    Outcome,
     Phase,
     Reconnect,
     Reset,
@@ -61,9 +62,9 @@ async def test_a_half_open_link_is_found() -> None:
 
 @virtual
 async def test_a_stuck_send_does_not_hide_a_dead_link() -> None:
-    """The same with a send that is stuck, and its message is indeterminate."""
+    """The same with a send that is stuck, and on a plain link its message is indeterminate."""
     async with open_world() as world:
-        await world.serve(echo)
+        await world.serve(echo, session=None)
         async with world.connect(liveness=BRISK, reconnect=NEVER, close_timeout_s=0) as conn:
             await conn.wait_connected()
             world.network.cut(how="vanish")
@@ -313,8 +314,9 @@ async def test_a_ping_is_answered_between_the_parts_of_a_large_message() -> None
 # Writing
 
 
+@either_link
 @virtual
-async def test_sends_of_one_moment_are_one_batch() -> None:
+async def test_sends_of_one_moment_are_one_batch(session: str, best: Outcome) -> None:
     """A burst of sends leaves in order, in few writes."""
     async with open_world() as world:
         numbers: list[int] = []
@@ -325,7 +327,7 @@ async def test_sends_of_one_moment_are_one_batch() -> None:
                     numbers.append(item.payload)  # noqa: PERF401 - it is cut short
 
         await world.serve(handler)
-        async with world.connect() as conn:
+        async with world.connect(session=session) as conn:
             await conn.wait_connected()
             await trio.sleep(1)
             before = len(world.network.trace)
@@ -333,7 +335,7 @@ async def test_sends_of_one_moment_are_one_batch() -> None:
             await conn.drain()
             writes = [e for _, e in world.network.trace[before:] if "> write" in e]
             assert len(writes) <= 4
-            assert {delivery.outcome for delivery in deliveries} == {WRITTEN}
+            assert {delivery.outcome for delivery in deliveries} == {best}
             await trio.sleep(1)
             assert numbers == list(range(500))
 
@@ -364,14 +366,15 @@ async def _numbers(peer: Any, into: list[int]) -> None:
             into.append(item.payload)  # noqa: PERF401 - it is cut short
 
 
+@either_link
 @virtual
-async def test_many_send_while_one_writes() -> None:
+async def test_many_send_while_one_writes(session: str, best: Outcome) -> None:
     """Those that come in the turn of a direct write go behind it, and none is forgotten."""
     async with open_world() as world:
         numbers: list[int] = []
         deliveries: dict[int, trio_rt.Delivery] = {}
         await world.serve(partial(_numbers, into=numbers))
-        async with world.connect() as conn:
+        async with world.connect(session=session) as conn:
             await conn.wait_connected()
 
             async def send(number: int) -> None:
@@ -383,18 +386,21 @@ async def test_many_send_while_one_writes() -> None:
                     for number in range(first, first + 10):
                         nursery.start_soon(send, number)
             await trio.sleep(1)
-            assert {delivery.outcome for delivery in deliveries.values()} == {WRITTEN}
+            assert {delivery.outcome for delivery in deliveries.values()} == {best}
             assert sorted(numbers) == list(range(100))
 
 
+@either_link
 @pytest.mark.parametrize("turns", range(5))
 @virtual
-async def test_a_direct_write_cancelled_at_any_turn(turns: int) -> None:
+async def test_a_direct_write_cancelled_at_any_turn(
+    turns: int, session: str, best: Outcome
+) -> None:
     """It is accepted and arrives, or neither; and the next one arrives."""
     async with open_world() as world:
         numbers: list[int] = []
         await world.serve(partial(_numbers, into=numbers))
-        async with world.connect() as conn:
+        async with world.connect(session=session) as conn:
             await conn.wait_connected()
             await trio.sleep(1)
             async with trio.open_nursery() as nursery:
@@ -409,12 +415,12 @@ async def test_a_direct_write_cancelled_at_any_turn(turns: int) -> None:
             assert numbers[-1] == 3
             assert len(numbers) == accepted + 1
             books = conn.statistics()
-            assert books.outcomes == {WRITTEN: accepted + 1}
+            assert books.outcomes == {best: accepted + 1}
 
 
 @virtual
 async def test_a_link_that_dies_inside_its_batch() -> None:
-    """What was committed to a link that died is indeterminate, and is not sent again."""
+    """What was committed to a plain link that died is indeterminate, and is not sent again."""
     async with open_world() as world:
         numbers: list[int] = []
 
@@ -423,7 +429,7 @@ async def test_a_link_that_dies_inside_its_batch() -> None:
                 async for item in stream:
                     numbers.append(item.payload[0])  # noqa: PERF401 - it is cut short
 
-        await world.serve(handler)
+        await world.serve(handler, session=None)
         async with world.connect(reconnect=Reconnect(first_s=0.1)) as conn:
             await conn.wait_connected()
             await trio.sleep(1)
@@ -534,7 +540,7 @@ class Fragile(trio.abc.Stream):
 async def test_a_stream_without_try_send() -> None:
     """Any trio stream will do; one closed by its maker is a lost link."""
     async with open_world() as world:
-        await world.serve(echo)
+        await world.serve(echo, session=None)
         streams: list[Fragile] = []
 
         async def open_stream(host: str, port: int) -> trio.abc.Stream:

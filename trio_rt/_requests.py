@@ -22,11 +22,11 @@ from ._verbs import EnvelopeVerbs
 from .errors import DecodeError, NoSession, OptionError, PayloadError, Refused
 from .message import Message, Priority
 from .options import check_number
-from .protocol.codec import payload_reader
-from .protocol.frames import Req
+from .protocol.codec import Codec, JsonCodec, payload_reader
+from .protocol.frames import MAX_NUMBER, Req
 from .protocol.ledger import Bounds
 from .protocol.payloads import Reader
-from .protocol.requests import PARTS, Ask, Call, ForeignAsk, Inquiry, RequestQueue
+from .protocol.requests import AROUND_BYTES, PARTS, Ask, Call, ForeignAsk, Inquiry, RequestQueue
 
 __all__ = ["Exchange", "Request", "RequestVerbs", "traceparent"]
 
@@ -41,9 +41,6 @@ traceparent: Final[ContextVar[str | None]] = ContextVar("trio_rt.traceparent", d
 
 _NO_PARTS: Final = Bounds(0, 0)
 
-#: What a part has around its envelope: its kind and its number.
-AROUND_BYTES: Final = 64
-
 
 class Request(Generic[T_co]):
     """One request as its handler sees it."""
@@ -56,6 +53,7 @@ class Request(Generic[T_co]):
         self._inquiry = inquiry
         self._encode = encode
         self._pace = Pace()
+        self._turn = trio.Lock()
 
     @property
     def type(self) -> str:
@@ -73,8 +71,8 @@ class Request(Generic[T_co]):
     async def send(self, payload: Any = None) -> None:
         """Send a part of the reply; waits while the other side has enough of them.
 
-        Raises `OptionError` for a request that takes none, and `PayloadError`.
-        Cancelled while it waits: the part is not sent. While it need not wait, it is
+        Several tasks may send. Raises `OptionError` for a request that takes none, and
+        `PayloadError`. Cancelled while it waits: the part is not sent. While it need not wait, it is
         a full checkpoint only every 64th call or every millisecond.
         """
         inquiry = self._inquiry
@@ -85,8 +83,10 @@ class Request(Generic[T_co]):
             await self._pace.turn()
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
-        while not inquiry.has_credit(len(data)):
-            await _park(inquiry)
+        if self._turn.locked() or not inquiry.has_credit(len(data)):
+            async with self._turn:
+                while not inquiry.has_credit(len(data)):
+                    await _park(inquiry)
         inquiry.send_part(data)
 
 
@@ -146,8 +146,13 @@ class Exchange(trio.abc.ReceiveChannel[Message[T]], Generic[T]):
 
     async def aclose(self) -> None:
         """Stop receiving. The request is cancelled where its block is left."""
-        self._closed = True
+        self.close()
         await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """The same, without a checkpoint."""
+        self._closed = True
+        self._call.notify()
 
 
 class RequestVerbs(EnvelopeVerbs):
@@ -231,7 +236,11 @@ class RequestVerbs(EnvelopeVerbs):
             raise NoSession("a reply in parts needs a session")
         call = await self._ask(type, payload, priority, PARTS)
         with self._attended(call):
-            yield Exchange(call, reader, self._is_null)
+            exchange: Exchange[Any] = Exchange(call, reader, self._is_null)
+            try:
+                yield exchange
+            finally:
+                exchange.close()
 
     async def serve_requests(
         self,
@@ -264,6 +273,9 @@ class RequestVerbs(EnvelopeVerbs):
         try:
             async with trio.open_nursery() as nursery:
                 task_status.started()
+                # Others that are started with this one have their types by then.
+                await trio.lowlevel.checkpoint()
+                requests.hand_out()
                 while await _wait_inquiry(queue):
                     await slots.acquire()
                     slots.release()
@@ -280,7 +292,7 @@ class RequestVerbs(EnvelopeVerbs):
     async def _ask(self, type: str, payload: Any, priority: Priority, parts: Bounds) -> Call:
         """A call whose request is accepted."""
         session = self._session
-        if session.syntax is not None and session.is_plain:
+        if session.is_plain and (session.syntax is not None or not _tells_replies(self._codec)):
             await trio.lowlevel.checkpoint()
             raise NoSession("this link has no session, and its codec tells no replies")
         while session.requests.is_full:
@@ -307,17 +319,18 @@ class RequestVerbs(EnvelopeVerbs):
         ask: Ask
         if session.syntax is None:
             session.requests.expect(meta.id, call)
-            ask = ForeignAsk(data, codec.binary, priority, call=call)
+            ask = ForeignAsk(data, codec.binary, priority, call=call, session=session)
         else:
-            left_s = trio.current_effective_deadline() - trio.current_time()
             frame = Req(
                 call.id,
-                None if left_s == math.inf else max(0, math.ceil(left_s * 1000)),
+                _left_ms(),
                 (parts.messages, parts.bytes),
                 traceparent.get(),
                 msgspec.Raw(data),
             )
-            ask = Ask(session.syntax.encode(frame), codec.binary, priority, call=call)
+            ask = Ask(
+                session.syntax.encode(frame), codec.binary, priority, call=call, session=session
+            )
         self._check_size(ask.data)
         return ask
 
@@ -353,15 +366,13 @@ class RequestVerbs(EnvelopeVerbs):
         inquiry: Inquiry,
         slots: trio.Semaphore,
     ) -> None:
-        limit_s = math.inf if inquiry.deadline_ms is None else inquiry.deadline_ms / 1000
         try:
-            with trio.move_on_after(limit_s) as scope:
-                inquiry.on_cancel = scope.cancel
-                if inquiry.cancelled:
-                    scope.cancel()
-                traceparent.set(inquiry.trace)
-                await self._fulfil(handler, inquiry)
-            late = trio.current_time() >= scope.deadline
+            if not inquiry.cancelled and trio.current_time() < inquiry.deadline:
+                with trio.move_on_at(inquiry.deadline) as scope:
+                    inquiry.on_cancel = scope.cancel
+                    traceparent.set(inquiry.trace)
+                    await self._fulfil(handler, inquiry)
+            late = trio.current_time() >= inquiry.deadline
             inquiry.fail("deadline" if late else "cancelled", "")
         finally:
             inquiry.fail("stopped", "nobody serves this type any more")
@@ -379,11 +390,8 @@ class RequestVerbs(EnvelopeVerbs):
         try:
             reply = await handler(Request(inquiry, message, self._encode_part))
             inquiry.end(self._encode_part(type, reply))
-        except Refused as refused:
-            inquiry.fail(refused.code, refused.text)
-        except Exception as error:
-            logger.error("the handler of %r failed", type, exc_info=error)
-            inquiry.fail("error", "the handler failed")
+        except* Exception as errors:
+            _refuse(inquiry, errors)
 
     def _encode_part(self, type: str, payload: Any) -> bytes:
         data = self._codec.encode(type, payload, self._meta(Priority.NORMAL, None))
@@ -392,8 +400,40 @@ class RequestVerbs(EnvelopeVerbs):
         if numbered is not None:
             most = min(most, numbered.peer_message_bytes - AROUND_BYTES)
         if len(data) > most:
-            raise PayloadError("payload", f"must encode to at most {most} bytes", len(data))
+            raise _Oversize("payload", f"must encode to at most {most} bytes", len(data))
         return data
+
+
+class _Oversize(PayloadError):
+    """What the other side does not take."""
+
+
+def _refuse(inquiry: Inquiry, errors: ExceptionGroup[Exception]) -> None:
+    """Answer for a handler that raised `errors`."""
+    error: Exception = errors
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    if isinstance(error, Refused):
+        inquiry.fail(error.code, error.text)
+        return
+    # `except*` puts a single exception into a group without a message.
+    shown = errors if errors.message else errors.exceptions[0]
+    logger.error("the handler of %r failed", inquiry.message.type, exc_info=shown)
+    if isinstance(error, _Oversize):
+        inquiry.fail("oversize", "the reply is too large")
+    else:
+        inquiry.fail("error", "the handler failed")
+
+
+def _tells_replies(codec: Codec) -> bool:
+    """Whether it is one of the program's own that can tell which message answers."""
+    return getattr(type(codec), "correlate", None) is not JsonCodec.correlate
+
+
+def _left_ms() -> int | None:
+    """How long the running task may go on waiting."""
+    left_ms = (trio.current_effective_deadline() - trio.current_time()) * 1000
+    return None if left_ms > MAX_NUMBER else math.ceil(max(0.0, left_ms))
 
 
 def _with_payload(message: Message[Any], reader: Reader) -> Message[Any]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+from collections import Counter
 from typing import Final
 
 import attrs
@@ -47,6 +48,12 @@ class _Kept:
     told_at: int = 0
     #: When it ends, while it has no link.
     until: float = 0.0
+
+    @property
+    def owner(self) -> str:
+        """Whose it is: the identity, or where there is none the address."""
+        identity = self.peer.identity
+        return str(self.peer.handshake.remote) if identity is None else repr(identity)
 
     def opens(self, token: str) -> bool:
         """Whether `token` is the one told last, or before that and it may not have arrived."""
@@ -96,8 +103,14 @@ class Sessions:
         kept.until = trio.current_time() + self._limits.keep_s
         self._waiting[kept.id] = kept
         if len(self._waiting) > self._limits.kept:
-            self._end(next(iter(self._waiting.values())))
+            self._end(self._one_too_many())
         self._work.wake()
+
+    def _one_too_many(self) -> _Kept:
+        """The oldest of whoever has the most: nobody's are pushed out by another's many."""
+        owners = Counter(kept.owner for kept in self._waiting.values())
+        most = max(owners.values())
+        return next(kept for kept in self._waiting.values() if owners[kept.owner] == most)
 
     def forget(self, peer: Served) -> None:
         """`peer` is gone for good."""

@@ -174,8 +174,9 @@ class SessionLimits:
     keep_s: float = attrs.field(default=120.0, validator=_seconds)
     messages: float = attrs.field(default=1000, validator=_count)
     total_bytes: float = attrs.field(default=1 << 20, validator=_count)
-    #: How many are kept without a link; one more, and the oldest of them ends. A
-    #: session with a link is never ended for another.
+    #: How many are kept without a link. One more, and one of them ends: the oldest of
+    #: the identity (without one: the address) that has the most. A session with a link
+    #: is never ended for another.
     kept: float = attrs.field(default=1000, validator=_count)
 
 

@@ -32,8 +32,8 @@ async def main() -> None:
             await conn.wait_connected()
             began = trio.current_time()
             for number in range(21):
-                await conn.send("number", number)
-            await conn.drain()
+                last = await conn.send("number", number)
+            await last.wait_written()
             spent_s = trio.current_time() - began
             print(f"21 messages at 10 a second: the last left after {spent_s:.1f} s")
         nursery.cancel_scope.cancel()

@@ -33,8 +33,9 @@ MOST: Final = 6 / 7
 
 NOTES: Final = """\
 Each client with its default options, nothing compressed, in a fresh process on one core; the
-server in another on a second core. A rate is the median of the rounds, in messages a second; a
-ratio is the median of the ratios within the rounds; "holds" counts the rounds that keep the bound.
+server in another on a second core. A figure is the median of the rounds, and without a unit in
+messages a second; a ratio is the median of the ratios within the rounds; in brackets: the rounds
+that keep the bound.
 What is not the same work:
 - A send of trio_rt keeps an outcome for every message, and the envelope rows encode each message
   to JSON and sort it by priority. All other peers but python-socketio send text made beforehand.
@@ -53,6 +54,17 @@ What is not the same work:
   whatever it came to.
 - Memory is the growth of the resident set over 500 connections, or 20,000 messages of 128 bytes,
   payload included; measured in the first round only. The buffers of the kernel are not in it.
+- A session is between trio_rt's client and its server, which acks what its program took; its
+  frames travel in batches, aiohttp's and trio-websocket's go one by one to the fixed server, which
+  only counts them: not the same work. Timed until the server's program confirms the last message.
+- A request is answered by the server's program with its payload, as python-socketio's `call` is by
+  an acknowledgement.
+- A cut ends the client's socket under it, 200 times in one connection that redials at once
+  (`first_s=0, min_uptime_s=0`). The time is from there to the answer of the server's program to a
+  message that was sent right after it: their 99th percentile.
+- A resume is timed from the new link's TCP connection, handshakes included, to the word of the
+  server's program that it has 1,000 messages which the link before had swallowed: the median of 11.
+  The server's window is `InboxLimits(messages=1000)` there; by default it is 256.
 - The server's own limit is a blocking socket that writes frames made beforehand, or reads without
   looking; it must be twice as fast as the fastest client, or the server was part of the result."""
 
@@ -100,11 +112,17 @@ def _limit(rounds: Sequence[Round], row: Row) -> Judged:
     found = figures(rounds, row.ours)
     count = sum(row.ours in one for one in rounds)
     ratio = statistics.median(found) / row.limit if found else math.nan
-    return Judged(ratio, sum(figure <= row.limit for figure in found), count)
+    return Judged(ratio, sum(row.holds(figure, row.limit) for figure in found), count)
 
 
-def _number(figure: float) -> str:
-    return "-" if math.isnan(figure) else f"{figure:,.0f}"
+def _number(figure: float, row: Row) -> str:
+    if math.isnan(figure):
+        return "-"
+    return f"{figure:,.1f}" if row.unit == "ms" else f"{figure:,.0f}"
+
+
+def _sign(row: Row) -> str:
+    return ">=" if row.is_rate else "<="
 
 
 def _median(rounds: Sequence[Round], measured: Measurement) -> float:
@@ -113,23 +131,22 @@ def _median(rounds: Sequence[Round], measured: Measurement) -> float:
 
 
 def _bounds(row: Row, peer: Peer, rounds: Sequence[Round]) -> Iterator[str]:
-    sign = ">=" if row.unit == "messages/s" else "<="
     for word, bound in (("must", peer.must), ("aim", peer.aim)):
         if bound is not None:
             result = judge(rounds, row, peer, bound)
             yield (
-                f"{word} {sign} {bound:g}: {'yes' if result.good else 'NO'}"
+                f"{word} {_sign(row)} {bound:g}: {'yes' if result.good else 'NO'}"
                 f" ({result.held}/{result.rounds})"
             )
 
 
 def _lines(row: Row, rounds: Sequence[Round]) -> Iterator[str]:
     """A row: our figure, then a line for each peer."""
-    line = f"{row.name:<42}{_number(_median(rounds, row.ours)):>12} {row.unit}"
+    line = f"{row.name:<42}{_number(_median(rounds, row.ours), row):>12} {row.unit}"
     if row.limit is not None:
         result = _limit(rounds, row)
         verdict = "yes" if result.good else "NO"
-        line += f"   must <= {row.limit:,.0f}: {verdict} ({result.held}/{result.rounds})"
+        line += f"   must {_sign(row)} {row.limit:,.0f}: {verdict} ({result.held}/{result.rounds})"
     yield line + _notes(row, rounds)
     for why in sorted(set(failures(rounds, row.ours))):
         yield f"    failed in {failures(rounds, row.ours).count(why)}: {why}"
@@ -137,7 +154,7 @@ def _lines(row: Row, rounds: Sequence[Round]) -> Iterator[str]:
         ratio = judge(rounds, row, peer, None).ratio
         times = "-" if math.isnan(ratio) else f"{ratio:.2f} x"
         name = f"    {peer.label}"
-        theirs = _number(_median(rounds, peer.measured))
+        theirs = _number(_median(rounds, peer.measured), row)
         bounds = "   ".join(_bounds(row, peer, rounds))
         yield f"{name:<42}{theirs:>12} {times:>11}   {bounds}".rstrip()
         for why in sorted(set(failures(rounds, peer.measured))):
@@ -158,7 +175,7 @@ def _notes(row: Row, rounds: Sequence[Round]) -> str:
     notes = [run.notes for run in runs if isinstance(run, Run)]
     names = sorted({name for note in notes for name in note})
     return "".join(
-        f"   {name}: {statistics.median(note.get(name, 0) for note in notes):,.0f}"
+        f"   {name}: {_number(statistics.median(note.get(name, 0) for note in notes), row)}"
         for name in names
     )
 
@@ -174,7 +191,8 @@ def broken(rows: Sequence[Row], rounds: Sequence[Round]) -> list[str]:
     found = []
     for row in rows:
         if row.limit is not None and not _limit(rounds, row).good:
-            found.append(f"{row.name}: at most {row.limit:,.0f} {row.unit}")
+            side = "at least" if row.is_rate else "at most"
+            found.append(f"{row.name}: {side} {row.limit:,.0f} {row.unit}")
         found += [
             f"{row.name}: {peer.must:g} x {peer.label}"
             for peer in _shown(row, rounds)

@@ -2,7 +2,7 @@
 
 A row sets one figure of trio_rt beside those of its peers. A bound is on the
 ratio of the two within one round: at least so much for a rate, at most so
-much for bytes. `must` is promised, `aim` is wished for.
+much for bytes and times. `must` is promised, `aim` is wished for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import attrs
 
 #: client module, job
 Job: TypeAlias = tuple[str, str]
-Unit: TypeAlias = Literal["messages/s", "bytes"]
+Unit: TypeAlias = Literal["messages/s", "requests/s", "parts/s", "bytes", "ms"]
 
 
 @attrs.frozen
@@ -43,14 +43,19 @@ class Row:
     ours: Measurement
     peers: tuple[Peer, ...] = ()
     unit: Unit = "messages/s"
-    #: A bound on our own figure, in its unit.
+    #: A bound on our own figure, in its unit: on the same side as those on ratios.
     limit: float | None = None
     #: This row is about the fixed server: "ours" is no library at all.
     ceiling: bool = False
 
-    def holds(self, ratio: float, bound: float) -> bool:
-        """Whether a ratio keeps to a bound."""
-        return ratio >= bound if self.unit == "messages/s" else ratio <= bound
+    @property
+    def is_rate(self) -> bool:
+        """Whether more is better."""
+        return self.unit.endswith("/s")
+
+    def holds(self, found: float, bound: float) -> bool:
+        """Whether a ratio, or our figure, keeps to a bound."""
+        return found >= bound if self.is_rate else found <= bound
 
     @property
     def measurements(self) -> set[Measurement]:
@@ -66,6 +71,7 @@ LABELS: Final = {
     "picows_uvloop": "picows, uvloop",
     "socketio_uvloop": "python-socketio, uvloop",
     "socketio_pair": "the same, to its own server",
+    "socketio_requests": "python-socketio, to its own server",
     "raw_trio": "raw trio TCP",
     "ours": "trio_rt",
     "ours_trio_websocket": "trio_rt, trio-websocket wire",
@@ -186,6 +192,51 @@ def _memory(name: str, job: str, peers: dict[str, tuple[str, float | None]]) -> 
     )
 
 
+def _session(
+    name: str,
+    job: str,
+    *,
+    client: str = "session_ours",
+    peer: Job | None = None,
+    must: float | None = None,
+    aim: float | None = None,
+    unit: Unit = "messages/s",
+    limit: float | None = None,
+) -> Row:
+    """A row of trio_rt to its own server."""
+    peers: tuple[Peer, ...] = ()
+    if peer is not None:
+        peers = (Peer(Measurement(*peer), LABELS[peer[0]], must, aim),)
+    return Row(name, Measurement(client, job), peers, unit, limit)
+
+
+_SESSIONS: Final = [
+    _session(
+        "session, acked sends",
+        "acked sends",
+        peer=("aiohttp_uvloop", "send text"),
+        must=1,
+        aim=1.5,
+    ),
+    _session(
+        "second wire, session, acked sends",
+        "acked sends",
+        client="session_ours_trio_websocket",
+        peer=("bare_trio", "send text"),
+        must=5,
+    ),
+    _session(
+        "session, request, 64 in flight",
+        "request",
+        peer=("socketio_requests", "request"),
+        must=3,
+        unit="requests/s",
+    ),
+    _session("session, exchange of 10,000 parts", "exchange", unit="parts/s", limit=50_000),
+    _session("session, cut to first new message", "cut", unit="ms", limit=50),
+    _session("session, resume that replays 1,000 frames", "resume", unit="ms", limit=30),
+]
+
 _OTHER: Final = [
     Row(
         "critical behind 50,000 at 1 Mbit/s",
@@ -223,4 +274,4 @@ def all_rows() -> list[Row]:
         for job in ("send raw", "send text", "receive raw", "receive text")
     ]
     second = [_second_wire(row) for row in plain]
-    return [*plain, *tls, *second, *_OTHER, *ceilings]
+    return [*plain, *tls, *second, *_SESSIONS, *_OTHER, *ceilings]

@@ -9,7 +9,7 @@ import pytest
 from .clients import Run
 from .report import broken, by_cpu, judge, table
 from .rounds import Round
-from .rows import Measurement, Peer, Row, all_rows
+from .rows import Measurement, Peer, Row, Unit, all_rows
 
 OURS, THEIRS = Measurement("ours", "job"), Measurement("peer", "job")
 PEER = Peer(THEIRS, "peer", must=2)
@@ -64,6 +64,41 @@ def test_of_bytes_fewer_are_better() -> None:
     row = Row("row", OURS, (Peer(THEIRS, "peer", must=1),), unit="bytes", limit=90)
     assert broken([row], _rounds([0.9] * 7)) == []
     assert broken([row], _rounds([1.1] * 7)) == ["row: at most 90 bytes", "row: 1 x peer"]
+
+
+@pytest.mark.parametrize("unit", ["messages/s", "requests/s", "parts/s"])
+def test_of_rates_more_are_better(unit: Unit) -> None:
+    """A limit on a rate is from below, as the bounds on its ratios are."""
+    row = Row("row", OURS, (PEER,), unit=unit, limit=150)
+    assert broken([row], _rounds([2.0] * 7)) == []
+    assert broken([row], _rounds([1.4] * 7)) == [f"row: at least 150 {unit}", "row: 2 x peer"]
+    assert "must >= 150: NO (0/7)" in table([row], _rounds([1.4] * 7))
+
+
+def test_of_milliseconds_fewer_are_better() -> None:
+    """A limit on a time is from above; a time, and what is noted of it, has a tenth."""
+    row = Row("row", OURS, unit="ms", limit=50)
+    fast, slow = Run(49.96, notes={"median": 2.34}), Run(50.04)
+    assert broken([row], [{OURS: fast}]) == []
+    assert "50.0 ms   must <= 50: yes (1/1)   median: 2.3" in table([row], [{OURS: fast}])
+    assert broken([row], [{OURS: slow}]) == ["row: at most 50 ms"]
+
+
+def test_rows_of_sessions_have_the_bounds_that_are_promised() -> None:
+    """Ratios and own figures, each with its unit."""
+    rows = [row for row in all_rows() if "session" in row.name]
+    bounds = [
+        (row.name, row.unit, row.limit, *((peer.must, peer.aim) for peer in row.peers))
+        for row in rows
+    ]
+    assert bounds == [
+        ("session, acked sends", "messages/s", None, (1, 1.5)),
+        ("second wire, session, acked sends", "messages/s", None, (5, None)),
+        ("session, request, 64 in flight", "requests/s", None, (3, None)),
+        ("session, exchange of 10,000 parts", "parts/s", 50_000),
+        ("session, cut to first new message", "ms", 50),
+        ("session, resume that replays 1,000 frames", "ms", 30),
+    ]
 
 
 def test_the_limit_of_the_server_is_set_beside_the_fastest() -> None:

@@ -56,12 +56,15 @@ MUTANTS: Final = (
     Mutant(
         "resend after indeterminate",
         "trio_rt/protocol/session.py",
-        "            self._settle(entry, INDETERMINATE)\n",
-        "            self._settle(entry, INDETERMINATE)\n            self.lanes.offer(entry, now)\n",
+        "        self._link.link_down()\n",
+        "        again = list(self._plain._flight)\n"
+        "        self._link.link_down()\n"
+        "        for entry in again:\n"
+        "            self.lanes.offer(entry, now)\n",
     ),
     Mutant(
         "written when handed to the wire",
-        "trio_rt/protocol/session.py",
+        "trio_rt/protocol/plain.py",
         "        self._flight.extend(batch)\n        return batch\n",
         "        self._flight.extend(batch)\n"
         "        self.written(self._written + len(batch))\n"
@@ -70,9 +73,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         "sizes by len(str)",
-        "trio_rt/protocol/session.py",
-        "size = len(data) if data.__class__ is bytes or data.isascii() else size_bytes(data)",
-        "size = len(data)",
+        "trio_rt/protocol/plain.py",
+        "len(data) if data.__class__ is bytes or data.isascii() else size_bytes(data)",
+        "len(data)",
         ("sweep 0:100", "tests/protocol/test_session.py"),
     ),
     # P3: withdrawing
@@ -215,15 +218,15 @@ MUTANTS: Final = (
     # P9: marks
     Mutant(
         "Reset missing",
-        "trio_rt/_connection.py",
-        "            self._session.interrupted(self._lost)\n",
-        "            pass\n",
+        "trio_rt/protocol/session.py",
+        "            self.inbox.reset(cause)\n",
+        "",
     ),
     Mutant(
         "Reset before what had arrived",
         "trio_rt/protocol/session.py",
-        "        self.route(final=True)\n        self.inbox.reset(cause)\n",
-        "        self.inbox.reset(cause)\n        self.route(final=True)\n",
+        "            self.route(final=True)\n            self.inbox.reset(cause)\n",
+        "            self.inbox.reset(cause)\n            self.route(final=True)\n",
         ("tests/protocol/test_session.py",),
     ),
     Mutant(

@@ -191,6 +191,7 @@ class Scene:
                 liveness=plan.liveness,
                 outbox=plan.outbox,
                 inbox=plan.inbox,
+                session="off",
                 compression=plan.compression,
                 wire=plan.wire,
                 open_timeout_s=plan.open_timeout_s,

@@ -24,8 +24,8 @@ def make(on_full: OnFull = "pause", capacity: float = 3, room_bytes: float = mat
 
 def offer(queue: Queue, name: str, key: str | None = None, size: int = 1) -> None:
     """Put a message the way the inbox does."""
-    if not queue.is_full(size) or queue.make_room(size):
-        queue.put(Message("t", name, key=key), size)
+    if not queue.is_full(size, None) or queue.make_room(size):
+        queue.put(Message("t", name, key=key), size, None)
 
 
 def shown(items: list[Any]) -> str:
@@ -111,9 +111,9 @@ def test_marks_take_no_room() -> None:
     queue = filled("R a b c d R")
     assert (queue.messages, len(queue)) == (3, 5)
     queue.take()
-    assert queue.is_full(1)
+    assert queue.is_full(1, None)
     queue.take()
-    assert not queue.is_full(1)
+    assert not queue.is_full(1, None)
 
 
 def test_many_losses_are_few_marks() -> None:
@@ -222,7 +222,7 @@ def test_the_default_key_is_type_and_key() -> None:
     """The same key of another type is another message."""
     queue = make(Conflate(), 10)
     for type, key, name in (("x", "k", "1"), ("y", "k", "2"), ("x", None, "3"), ("x", "k", "4")):
-        queue.put(Message(type, name, key=key), 1)
+        queue.put(Message(type, name, key=key), 1, None)
     assert content(queue) == "4 2 3"
 
 
@@ -287,7 +287,7 @@ def test_a_closed_queue_keeps_nothing_alive() -> None:
         queue = make(on_full)
         message = Message("t", object())
         before = sys.getrefcount(message)
-        queue.put(message, 1)
+        queue.put(message, 1, None)
         assert sys.getrefcount(message) > before
         queue.close()
         assert sys.getrefcount(message) == before

@@ -9,7 +9,9 @@ for each other's replies with full windows would wait for ever. Their bounds:
 - the requester has at most `CALLS` requests without a final frame;
 - each inquiry is answered by exactly one final frame, `end` or `fail`, even if it
   was cancelled. So what has arrived for a call is bounded by what it asked for;
-- parts have a credit for each call, as messages and bytes not taken yet.
+- parts have a credit for each call, as messages and bytes not taken yet. What is
+  taken is told by the quarter, so behind less than a quarter of the bytes one part
+  may always go, however large.
 
 A resent request is not run twice, because it has the same number; its reply is
 kept with the notes until it has been received.
@@ -19,26 +21,45 @@ On a plain link there are calls only, and the codec tells which message answers.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Final
 
 import msgspec
 
-from ..errors import DecodeError, OptionError, Refused, Undelivered
-from ..message import INDETERMINATE, Malformed, Message, Outcome
+from ..errors import DecodeError, NoSession, OptionError, Refused, Undelivered
+from ..message import INDETERMINATE, WITHDRAWN, Malformed, Message, Outcome
 from .frames import Cancel, Control, End, Fail, More, Part, Req, breach
 from .lanes import Entry
 from .ledger import ACK_SHARE, Bounds, Slot
 from .numbered import Numbered
 
-__all__ = ["CALLS", "PARTS", "Ask", "Call", "ForeignAsk", "Inquiry", "RequestQueue", "Requests"]
+__all__ = [
+    "AROUND_BYTES",
+    "CALLS",
+    "PARTS",
+    "Ask",
+    "Call",
+    "ForeignAsk",
+    "Inquiry",
+    "RequestQueue",
+    "Requests",
+]
 
 #: Requests of one side without a final frame.
 CALLS: Final = 1024
 
 #: Parts of one exchange that may have arrived and not been taken.
 PARTS: Final = Bounds(256, 256 << 10)
+
+#: What an answer has around its envelope or words: its kind and its number.
+AROUND_BYTES: Final = 64
+
+#: What a refusal may have of code and text, as characters, and how many bytes one
+#: of them takes in JSON at most.
+WORDS: Final = 1000
+_BYTES_OF_CHARACTER: Final = 6
 
 Decode = Callable[[str | bytes], Iterable[Message[Any]]]
 
@@ -49,12 +70,23 @@ class Ask(Entry, eq=False, gc=False):
     needs_session: ClassVar[bool] = True
 
     call: Any = None
+    #: Where it is asked.
+    session: Any = None
+
+    def disown(self) -> None:
+        # The collector does not look into this object, and `call` has it.
+        self.call = self.session = None
 
     def settle(self, outcome: Outcome) -> None:
-        call, self.call = self.call, None
+        call, session = self.call, self.session
+        self.disown()
         if self.outcome is None:
             self.outcome = outcome
-            if call is not None and outcome.kind not in ("acked", "written"):
+            if call is None or outcome.kind in ("acked", "written"):
+                return
+            if outcome is WITHDRAWN and self.needs_session and session.is_plain:
+                call.fail(NoSession("the link that came has no session"))
+            else:
                 call.undelivered(outcome)
 
 
@@ -109,27 +141,29 @@ class Call:
     def arrive(self, message: Message[Any], size: int) -> None:
         """A part. Raises the breach that it is if there was no credit for it."""
         waiting = len(self._parts) + self._taken - self._told
-        size_waiting = self._waiting_bytes + self._taken_bytes - self._told_bytes
-        if waiting >= self._limits.messages or (
-            waiting and size_waiting + size > self._limits.bytes
-        ):
+        waiting_bytes = self._waiting_bytes + self._taken_bytes - self._told_bytes
+        if not _has_room(self._limits, waiting, waiting_bytes, size):
             raise breach("more parts than were asked for")
         if self._abandoned:
             return
         self._parts.append((message, size))
         self._waiting_bytes += size
-        self._notify()
+        self.notify()
 
     def finish(self, reply: Message[Any] | None, failure: Exception | None) -> None:
         """The final frame, or what stands for it."""
         self.reply, self.failure = reply, failure
         self._requests.settled(self)
-        self._notify()
+        self.notify()
 
     def undelivered(self, outcome: Outcome) -> None:
         """The request came to nothing, or nobody knows."""
+        self.fail(Undelivered(outcome))
+
+    def fail(self, failure: Exception) -> None:
+        """Nothing will come any more, and why."""
         if not self.over:
-            self.finish(None, Undelivered(outcome))
+            self.finish(None, failure)
 
     def abandon(self) -> None:
         """Nobody waits any more."""
@@ -137,19 +171,23 @@ class Call:
         self._parts.clear()
         self.wake = None
 
-    def _notify(self) -> None:
+    def notify(self) -> None:
+        """Let who waits look again."""
         wake, self.wake = self.wake, None
         if wake is not None:
             wake()
 
 
 class Inquiry:
-    """One request of the other side."""
+    """One request of the other side. Its `message` has the time at which it came."""
 
     def __init__(self, requests: Requests, frame: Req, message: Message[Any], slot: Slot) -> None:
         self.id = frame.id
         self.message = message
-        self.deadline_ms = frame.deadline_ms
+        #: When nobody wants the answer any more.
+        self.deadline = message.received_at + (
+            math.inf if frame.deadline_ms is None else frame.deadline_ms / 1000
+        )
         self.trace = frame.trace
         #: Whether the other side takes parts.
         self.takes_parts = frame.parts[0] > 0
@@ -161,7 +199,9 @@ class Inquiry:
         self.wake: Callable[[], None] | None = None
         self._requests = requests
         self._slot: Slot | None = slot
-        self._limits = Bounds(*frame.parts)
+        # Never more than is kept here: who asks for more may be who takes nothing.
+        parts, size = frame.parts
+        self._limits = Bounds(min(parts, PARTS.messages), min(size, PARTS.bytes))
         self._sent = self._sent_bytes = 0
         self._taken = self._taken_bytes = 0
 
@@ -179,9 +219,7 @@ class Inquiry:
     def has_credit(self, size: int) -> bool:
         """Whether a part of `size` bytes may go."""
         waiting = self._sent - self._taken
-        return waiting < self._limits.messages and (
-            not waiting or self._sent_bytes - self._taken_bytes + size <= self._limits.bytes
-        )
+        return _has_room(self._limits, waiting, self._sent_bytes - self._taken_bytes, size)
 
     def send_part(self, envelope: bytes) -> None:
         """Send a part, for which there is credit."""
@@ -195,7 +233,7 @@ class Inquiry:
 
     def fail(self, code: str, text: str) -> None:
         """Say that there will be none."""
-        self._finish(Fail(self.id, code, text))
+        self._finish(self._requests.refusal(self.id, code, text))
 
     def _finish(self, frame: End | Fail) -> None:
         if not self.finished:
@@ -249,6 +287,9 @@ class Requests:
         #: Calls on a plain link, by the id that the codec finds in a reply.
         self.foreign: dict[str, Call] = {}
         self._inquiries: dict[int, Inquiry] = {}
+        # For each final frame that the other side may not have: how many were
+        # numbered before it.
+        self._finals: deque[int] = deque()
         self._queues: list[RequestQueue] = []
         #: Inquiries that came before anybody served; None from then on.
         self._held: list[Inquiry] | None = []
@@ -309,17 +350,23 @@ class Requests:
     # The other side's
 
     def serve(self, types: frozenset[str] | None) -> RequestQueue:
-        """A queue for inquiries of these types. Raises `OptionError` where one has them."""
+        """A queue for inquiries of these types. Raises `OptionError` where one has them.
+
+        Those that were held are handed out by `hand_out`.
+        """
         for other in self._queues:
             if other.types == types or (types or set()) & (other.types or set()):
                 raise OptionError("types", "must not be served already", types)
         queue = RequestQueue(types)
         queue.ended = self._ended
         self._queues.append(queue)
+        return queue
+
+    def hand_out(self) -> None:
+        """From now on, who is served by nobody is refused."""
         held, self._held = self._held or (), None
         for inquiry in held:
             self._hand_out(inquiry)
-        return queue
 
     def stop_serving(self, queue: RequestQueue) -> None:
         """Take `queue` away; what it has is refused."""
@@ -336,6 +383,29 @@ class Requests:
     def answered(self, inquiry: Inquiry) -> None:
         if self._inquiries.get(inquiry.id) is inquiry:
             del self._inquiries[inquiry.id]
+            self._note_final()
+
+    def refusal(self, id: int, code: str, text: str) -> Fail:
+        """What says that there will be no reply, in words that the other side takes."""
+        most = WORDS
+        if self._numbered is not None:
+            room = self._numbered.peer_message_bytes - AROUND_BYTES
+            most = min(most, room // _BYTES_OF_CHARACTER)
+        code = _words(code, most)
+        return Fail(id, code, _words(text, most - len(code)))
+
+    def _note_final(self) -> None:
+        if self._numbered is not None:
+            self._finals.append(self._numbered.out.sent)
+
+    @property
+    def _unanswered(self) -> int:
+        """The other side's requests whose final frame it surely does not have."""
+        assert self._numbered is not None
+        finals, received = self._finals, self._numbered.out.received
+        while finals and finals[0] < received:
+            finals.popleft()
+        return len(self._inquiries) + len(finals)
 
     # From the network
 
@@ -377,6 +447,7 @@ class Requests:
         self._numbered = None
         for call in [call for call in self._calls.values() if call.ask.number]:
             call.undelivered(INDETERMINATE)
+        self._finals.clear()
         inquiries, self._inquiries = self._inquiries, {}
         for inquiry in inquiries.values():
             inquiry.lose()
@@ -408,7 +479,7 @@ class Requests:
     def _inquire(self, frame: Req, slot: Slot, now: float) -> None:
         if frame.id in self._inquiries:
             raise breach(f"the request {frame.id} twice")
-        if len(self._inquiries) >= CALLS:
+        if self._unanswered >= CALLS:
             raise breach(f"more than {CALLS} requests")
         data = bytes(frame.envelope)
         try:
@@ -416,8 +487,10 @@ class Requests:
         except DecodeError as error:
             slot.release(taken=True)
             self._malformed(Malformed(data, error, now))
-            self.note(Fail(frame.id, "malformed", error.rule))
+            self.note(self.refusal(frame.id, "malformed", error.rule))
+            self._note_final()
             return
+        message = msgspec.structs.replace(message, received_at=now)
         inquiry = Inquiry(self, frame, message, slot)
         self._inquiries[frame.id] = inquiry
         if self._held is not None:
@@ -446,6 +519,18 @@ class Requests:
                 waiting.remove(inquiry)
                 inquiry.fail("cancelled", "")
                 return
+
+
+def _has_room(limits: Bounds, waiting: int, waiting_bytes: int, size: int) -> bool:
+    """Whether one more part may go while so much is not known to be taken."""
+    return waiting < limits.messages and (
+        waiting_bytes < max(1, limits.bytes // ACK_SHARE) or waiting_bytes + size <= limits.bytes
+    )
+
+
+def _words(text: str, most: int) -> str:
+    """The beginning of `text`, as it can be encoded."""
+    return text[: max(0, most)].encode(errors="replace").decode()
 
 
 def _nothing() -> None:

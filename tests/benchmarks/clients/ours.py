@@ -29,7 +29,11 @@ BACKLOG: Final = 50_000
 
 def _open(wire: WireName, codec: Any, target: Target, path: str, **query: object) -> Any:
     return trio_rt.connect(
-        target.url(path, **query), codec=codec, wire=wire, ssl_context=target.context()
+        target.url(path, **query),
+        codec=codec,
+        session="off",
+        wire=wire,
+        ssl_context=target.context(),
     )
 
 
@@ -170,7 +174,7 @@ async def _critical(target: Target) -> Run:
     limits = OutboxLimits(messages=BACKLOG + 1, total_bytes=BACKLOG * 1000)
     url = target.url("slow", rate=LINK_BYTES_PER_S)
     with trio.CancelScope() as scope:
-        async with trio_rt.connect(url, outbox=limits) as conn:
+        async with trio_rt.connect(url, outbox=limits, session="off") as conn:
             with conn.subscribe("arrived") as stream:
                 await conn.wait_connected()
                 for _ in range(BACKLOG):
