@@ -62,6 +62,8 @@ class Served(Endpoint):
         self._close_by = math.inf
         self._close_with = (1000, "")
         self._closing = False
+        #: The last link is being closed: the session is not to be resumed.
+        self.leaving = False
         #: Whether the handler has come to its end, and whether the client is gone.
         self._handled = False
         self.gone = False
@@ -184,6 +186,7 @@ class Served(Endpoint):
     async def _drain_and_close(self) -> None:
         with trio.move_on_at(self._close_by):
             await self._mailbox.wait_drained()
+        self.leaving = True
         if self._link is None:
             self.end()
         else:

@@ -149,19 +149,23 @@ class Server:
             await self._quiet.wait()
 
     async def run(self, task_status: trio.TaskStatus[Server]) -> None:
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self._beats.run)
-            if self._settings.syntax is not None:
-                nursery.start_soon(self._sessions.run)
-            task_status.started(self)
-            with self._listening:  # it closes the listeners
-                await trio.serve_listeners(
-                    self._serve_stream, self._listeners, handler_nursery=nursery
-                )
-            while self._is_busy:
-                await self._quiet.wait()
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._beats.run)
+                if self._settings.syntax is not None:
+                    nursery.start_soon(self._sessions.run)
+                task_status.started(self)
+                with self._listening:  # it closes the listeners
+                    await trio.serve_listeners(
+                        self._serve_stream, self._listeners, handler_nursery=nursery
+                    )
+                while self._is_busy:
+                    await self._quiet.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            for peer in list(self._peers):  # those whose handlers never began
+                self._end(peer)
 
     @property
     def _is_busy(self) -> bool:
@@ -341,6 +345,7 @@ class Server:
             logger.exception("%s: a fault of the server itself", peer.handshake.remote)
         finally:
             self._sessions.forget(peer)
+            peer.end()
             del self._peers[peer]
             self._settle_down()
 

@@ -73,7 +73,7 @@ class Sessions:
     def find(self, hello: Hello, identity: object) -> Served | None:
         """Whose session `hello` may resume; None where there is none."""
         kept = self._by_id.get(hello.session)
-        if kept is None or not hello.token or not kept.opens(hello.token):
+        if kept is None or kept.peer.leaving or not hello.token or not kept.opens(hello.token):
             return None
         if kept.peer.identity != identity:
             logger.info("a resume by somebody else, who gets a new session")

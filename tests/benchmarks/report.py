@@ -33,8 +33,8 @@ MOST: Final = 6 / 7
 
 NOTES: Final = """\
 Each client with its default options, nothing compressed, in a fresh process on one core; the
-server in another on a second core. A figure is the median of the rounds, and without a unit in
-messages a second; a ratio is the median of the ratios within the rounds; in brackets: the rounds
+server in another on a second core. A figure is the median of the rounds, those of the peers
+in the unit of ours; a ratio is the median of the ratios within the rounds; in brackets: the rounds
 that keep the bound.
 What is not the same work:
 - A send of trio_rt keeps an outcome for every message, and the envelope rows encode each message

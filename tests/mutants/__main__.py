@@ -13,9 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from .sessions import SESSION_MUTANTS
 from .table import MUTANTS, Mutant
 
 ROOT: Final = Path(__file__).parents[2]
+
+ALL: Final = (*MUTANTS, *SESSION_MUTANTS)
 
 #: Real seconds for one run of tests. A mutant may well make them hang.
 LIMIT_S: Final = 120.0
@@ -45,6 +48,10 @@ def _command(test: str) -> list[str]:
             "--wire",
             "websockets",
         ]
+    if kind == "sessions":
+        first, _, end = rest.partition(":")
+        count = str(int(end) - int(first))
+        return [sys.executable, "-m", "tests.sessions", "--first", first, "--seeds", count]
     flags = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:warnings"]
     return [sys.executable, "-m", "pytest", *flags, test]
 
@@ -101,8 +108,10 @@ def main() -> int:
     """The command line; the exit status is 1 if one survived or cannot be applied."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("words", nargs="*", help="only mutants with one of these in their name")
-    words = parser.parse_args().words
-    chosen = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
+    parser.add_argument("--sessions", action="store_true", help="only those of sessions")
+    options = parser.parse_args()
+    words, mutants = options.words, SESSION_MUTANTS if options.sessions else ALL
+    chosen = [m for m in mutants if not words or any(word in m.name for word in words)]
     bad = 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         tree = Path(name)

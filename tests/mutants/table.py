@@ -11,7 +11,8 @@ __all__ = ["MUTANTS", "Mutant"]
 
 @attrs.frozen
 class Mutant:
-    """`old` occurs exactly once in `file`. A test is a path for pytest, or `sweep A:B`."""
+    """`old` occurs exactly once in `file`. A test is a path for pytest, or `sweep A:B`,
+    or `sessions A:B`."""
 
     name: str
     file: str
@@ -200,7 +201,7 @@ MUTANTS: Final = (
         "trio_rt/protocol/backoff.py",
         "        yield random.uniform(0.0, bound_s)\n",
         "        yield bound_s\n",
-        ("tests/promises/test_sweep.py::test_every_promise_holds[0]",),
+        ("tests/promises/test_sweep.py::test_every_promise_holds[0-websockets]",),
     ),
     Mutant(
         "the delay starts anew on open",

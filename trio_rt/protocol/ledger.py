@@ -133,13 +133,18 @@ class Outgoing:
     def room(self) -> tuple[float, float]:
         """How many windowed messages, and bytes of them, may be committed now.
 
-        With nothing in flight one message may always go, however large.
+        With nothing in flight (`is_window_empty`) the first may be of any size.
         """
         messages, size = self.in_window
         most = min(self._window.messages - messages, self._replay.messages - len(self._unreceived))
         if most <= 0 or self._again or self._unreceived_bytes >= self._replay.bytes:
             return 0, 0
-        return most, self._window.bytes - size if messages else math.inf
+        return most, self._window.bytes - size
+
+    @property
+    def is_window_empty(self) -> bool:
+        """Whether nothing is in flight."""
+        return self._messages == self._credit_messages
 
     def has_note_room(self) -> bool:
         """Whether a note may be committed now."""

@@ -47,9 +47,6 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
 class Numbered:
     """One session. `wake` is called when there is something of its own to send."""
 
-    #: Both sides know what was received.
-    numbered: Final = True
-
     def __init__(
         self,
         id: str,
@@ -86,13 +83,15 @@ class Numbered:
         self._written = 0
         self._urgent = False
         self._armed = False
+        # Whether a committed one may be undone: it is not accepted yet.
+        self._is_tentative = False
         self._ack_at = math.inf
         self._progress_at = 0.0
 
     @property
     def unsettled(self) -> int:
-        """Sends that were committed and have no outcome."""
-        return self.out.unsettled
+        """Accepted sends that were committed and have no outcome."""
+        return self.out.unsettled - self._is_tentative
 
     # By the program
 
@@ -132,25 +131,32 @@ class Numbered:
         """How many messages, and bytes, may be committed now."""
         return self.out.room()
 
+    @property
+    def takes_any(self) -> bool:
+        """Whether the first of them may be of any size."""
+        return self.out.is_window_empty
+
     def may_go(self, entry: Entry) -> bool:
         """Whether `entry` may be committed at once."""
         if self._notes or self._asides:
             return False
         most, room = self.out.room()
         size = len(entry.data)
-        return most >= 1 and size <= room and size <= self.peer_message_bytes
+        fits = size <= room or self.out.is_window_empty
+        return most >= 1 and fits and size <= self.peer_message_bytes
 
     def try_commit(self, entry: Entry) -> Batch:
         """Commit one message: what the wire is to send. Then `confirm` or `undo`."""
         first = self.out.next
         self.out.commit(entry)
+        self._is_tentative = True
         self._header = header = self.into.header(first, self.out.settled)
         data = self._syntax.join(header, (entry.data,))
         return Batch(data, self._syntax.binary, entry.number)
 
     def confirm(self, entry: Entry, written: int, now: float) -> None:
         """It went to the wire; `written` is the wire's count since."""
-        self._urgent = False
+        self._is_tentative = self._urgent = False
         self.into.said(self._header)
         if self.out.unreceived == 1:
             self._progress_at = now
@@ -158,7 +164,8 @@ class Numbered:
         self.written(written)
 
     def undo(self, entry: Entry) -> bool:
-        """It did not. False: it has its outcome all the same, or will."""
+        """It did not. False: it has its outcome all the same."""
+        self._is_tentative = False
         return self.out.roll_back(entry)
 
     def prepare(self, now: float) -> int:
@@ -211,9 +218,12 @@ class Numbered:
 
     def farewell(self, reason: str) -> Batch:
         """The last batch: the session is over. There may be no link any more to take it."""
-        header = self.into.header(self.out.next, self.out.settled)
+        # A batch before it may have been committed and not written. With no numbered
+        # frame in this one, any number up to the next that is due will do.
+        first = self.out.received + 1
+        header = self.into.header(first, self.out.settled)
         bye = self._syntax.encode(Bye(reason))
-        return Batch(self._syntax.join(header, (bye,)), self._syntax.binary, self.out.next - 1)
+        return Batch(self._syntax.join(header, (bye,)), self._syntax.binary, first - 1)
 
     def ready_at(self, now: float) -> float:
         """When there is something of its own to send."""

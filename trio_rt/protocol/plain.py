@@ -32,8 +32,8 @@ class Heartbeat(Entry, eq=False, gc=False):
 class PlainLink:
     """The un-numbered link of the moment, or its absence."""
 
-    #: Nobody says what was received.
-    numbered: Final = False
+    #: Whether the first message of a batch may be of any size.
+    takes_any: Final = True
 
     def __init__(
         self,
@@ -115,8 +115,9 @@ class PlainLink:
         new = count - self._written
         if not new:
             return
-        sends = new
-        for entry in self._flight[:new]:
+        taken = self._flight[:new]
+        sends = len(taken)
+        for entry in taken:
             entry.settle(WRITTEN)
             if type(entry) is Heartbeat:
                 sends -= 1

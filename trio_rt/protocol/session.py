@@ -193,7 +193,7 @@ class Session:
             most, size = link.room()
             most = min(most, self._rate.left(now))
             if most >= 1 and room > 0:
-                first = self.lanes.pop(now, size)
+                first = self.lanes.pop(now, math.inf if link.takes_any else size)
                 self._stalled = first is None
                 if first is not None:
                     entries.append(first)

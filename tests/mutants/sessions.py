@@ -1,0 +1,212 @@
+"""Known mistakes of sessions: what the protocol was designed against."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .table import Mutant
+
+__all__ = ["SESSION_MUTANTS"]
+
+SWEEP: Final = "sessions 0:120"
+LEDGER: Final = "tests/protocol/test_ledger.py"
+NUMBERED: Final = "tests/protocol/test_numbered.py"
+
+SESSION_MUTANTS: Final = (
+    Mutant(
+        "ack on receive",
+        "trio_rt/protocol/inbox.py",
+        "            queue.put(item, size, slot)\n",
+        "            queue.put(item, size, None)\n"
+        "            if slot is not None:\n"
+        "                slot.release(taken=True)\n",
+        (SWEEP,),
+    ),
+    Mutant(
+        "resume without consumed",
+        "trio_rt/protocol/ledger.py",
+        "            settled,\n            header.received,\n            header.consumed,\n"
+        "            header.messages,\n            header.bytes,\n            header.drops,\n",
+        "            settled,\n            header.received,\n            self._settled,\n"
+        "            self._told_messages,\n            self._told_bytes,\n            [],\n",
+        (SWEEP, LEDGER, NUMBERED),
+    ),
+    Mutant(
+        "renumber on replay",
+        "trio_rt/protocol/numbered.py",
+        "        self._first = self.out.next\n",
+        "        self._first = self.out.sent + 1\n",
+        (SWEEP,),
+    ),
+    Mutant(
+        "no void",
+        "trio_rt/protocol/ledger.py",
+        "            if entry.unwanted is not None:\n                unwanted.append",
+        "            if False:\n                unwanted.append",
+        (SWEEP, LEDGER),
+    ),
+    Mutant(
+        "commit after write",
+        "trio_rt/protocol/numbered.py",
+        "        self._batches.clear()\n",
+        "        self._batches.clear()\n"
+        "        while self.out.sent > max(self.written_to, self.out.received):\n"
+        "            self.out._unreceived.pop()\n"
+        "            self.out.sent -= 1\n",
+        (SWEEP, NUMBERED),
+    ),
+    Mutant(
+        "replies inside the window",
+        "trio_rt/protocol/ledger.py",
+        "        if entry.__class__ is not Note:\n            self._unsettled.append",
+        "        if entry.__class__ is Note:\n"
+        "            self._messages += 1\n"
+        "        else:\n"
+        "            self._unsettled.append",
+        ("tests/test_requests.py",),
+    ),
+    Mutant(
+        "old token refused early",
+        "trio_rt/_sessions.py",
+        "        return told or (held and self.peer.received == self.told_at)\n",
+        "        return told\n",
+        ("tests/test_sessions.py",),
+    ),
+    Mutant(
+        "old token accepted for ever",
+        "trio_rt/_sessions.py",
+        "        return told or (held and self.peer.received == self.told_at)\n",
+        "        return told or held\n",
+        ("tests/test_sessions.py",),
+    ),
+    Mutant(
+        "token accepted from another identity",
+        "trio_rt/_sessions.py",
+        "        if kept.peer.identity != identity:\n",
+        "        if False:\n",
+        ("tests/test_sessions.py",),
+    ),
+    Mutant(
+        "dedupe off by one",
+        "trio_rt/protocol/ledger.py",
+        "        return self.received + 1 - first\n",
+        "        return self.received - first\n",
+        (LEDGER,),
+    ),
+    Mutant(
+        "dedupe off by one, the other way",
+        "trio_rt/protocol/ledger.py",
+        "        return self.received + 1 - first\n",
+        "        return self.received + 2 - first\n",
+        (SWEEP,),
+    ),
+    Mutant(
+        "window in messages only",
+        "trio_rt/protocol/ledger.py",
+        "        return most, self._window.bytes - size if messages else math.inf\n",
+        "        return most, math.inf\n",
+        (SWEEP, LEDGER),
+    ),
+    Mutant(
+        "drop ranges not sent",
+        "trio_rt/protocol/ledger.py",
+        "        ranges: list[tuple[int, int]] = []\n        for number in sorted(",
+        "        ranges: list[tuple[int, int]] = []\n        return consumed, ranges\n"
+        "        for number in sorted(",
+        (SWEEP, LEDGER),
+    ),
+    Mutant(
+        "drop ranges not sent again",
+        "trio_rt/protocol/ledger.py",
+        "        self._listed = self._settled\n        header",
+        "        header",
+        (SWEEP, LEDGER),
+    ),
+    Mutant(
+        "takeover without fencing",
+        "trio_rt/_peer.py",
+        "            await link.down.wait()\n",
+        "            await trio.lowlevel.checkpoint()\n",
+        ("tests/test_sessions.py", SWEEP),
+    ),
+    Mutant(
+        "withdraw after numbering removes silently",
+        "trio_rt/protocol/session.py",
+        "            self.numbered.take_back(entry, WITHDRAWN)\n",
+        "            self._settle(entry, WITHDRAWN)\n            return True\n",
+        (SWEEP,),
+    ),
+    Mutant(
+        "acks of the future accepted",
+        "trio_rt/protocol/ledger.py",
+        "        if said.received > self.sent - self._again:\n",
+        "        if False:\n",
+        (LEDGER,),
+    ),
+    Mutant(
+        "reset without clearing positions",
+        "trio_rt/protocol/session.py",
+        "            self._former.succeed(numbered.into)\n",
+        "            self._former.succeed(numbered.into)\n"
+        "            numbered.into.received = self._former.received\n",
+        (SWEEP,),
+    ),
+    Mutant(
+        "a new session without a reset",
+        "trio_rt/protocol/session.py",
+        "            self.inbox.reset(cause)\n",
+        "            pass\n",
+        (SWEEP,),
+    ),
+    Mutant(
+        "what an earlier session left takes no room",
+        "trio_rt/protocol/session.py",
+        "        return Bounds(0, 0) if into is None else into.held\n",
+        "        return Bounds(0, 0)\n",
+        ("tests/protocol/test_session.py", NUMBERED, "tests/sessions/test_machine.py", SWEEP),
+    ),
+    Mutant(
+        "credit by the low-water mark",
+        "trio_rt/protocol/ledger.py",
+        "        book._add_credit(slot.size)\n",
+        "        if not pending or pending[0].number > slot.number:\n"
+        "            book._add_credit(slot.size)\n",
+        (LEDGER, SWEEP),
+    ),
+    Mutant(
+        "ephemeral sends are replayed",
+        "trio_rt/protocol/numbered.py",
+        "        self.out.forget(lambda entry: entry.ephemeral, _OFFLINE)\n",
+        "",
+        (NUMBERED,),
+    ),
+    Mutant(
+        "parts without credit",
+        "trio_rt/protocol/requests.py",
+        "        return waiting < self._limits.messages and (",
+        "        return True or (",
+        ("tests/test_requests.py", "tests/protocol/test_requests.py"),
+    ),
+    Mutant(
+        "a cancelled request runs on",
+        "trio_rt/protocol/requests.py",
+        "                    self._cancel(self._inquiries[id])\n",
+        "                    pass\n",
+        ("tests/test_requests.py", "tests/protocol/test_requests.py"),
+    ),
+    Mutant(
+        "no answer after a cancel",
+        "trio_rt/protocol/requests.py",
+        "            self.finished = True\n            self._requests.answer(self, frame)\n",
+        "            self.finished = True\n            if not self.cancelled:\n"
+        "                self._requests.answer(self, frame)\n",
+        ("tests/test_requests.py", "tests/protocol/test_requests.py"),
+    ),
+    Mutant(
+        "a session outlives a breach",
+        "trio_rt/protocol/numbered.py",
+        "            self.over = str(error)\n            raise\n",
+        "            raise\n",
+        ("tests/test_sessions.py", "tests/test_offer.py", NUMBERED),
+    ),
+)
