@@ -133,8 +133,9 @@ def test_a_pong_that_waits_unread_is_life(seed: int) -> None:
     run(story, seed=seed, limit_s=2000)
 
 
+@either_link
 @virtual
-async def test_a_slow_reader_kills_no_link() -> None:
+async def test_a_slow_reader_kills_no_link(session: str, best: Outcome) -> None:
     """A program that reads a message a minute keeps its link."""
     async with open_world() as world:
 
@@ -144,7 +145,7 @@ async def test_a_slow_reader_kills_no_link() -> None:
                 await trio.sleep(0.5)
 
         await world.serve(flood)
-        async with world.connect(liveness=BRISK, reconnect=NEVER) as conn:
+        async with world.connect(session=session, liveness=BRISK, reconnect=NEVER) as conn:
             with conn.subscribe(capacity=10) as stream:
                 for _ in range(3):
                     await stream.receive()

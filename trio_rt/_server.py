@@ -268,7 +268,7 @@ class Server:
             if not peer.linked and not peer.is_resumable:
                 self._end(peer)
         if not peer.linked:
-            if link.cause is None:
+            if link.cause is None or self._drains_over_s is not None:
                 self._end(peer)
             else:
                 self._sessions.keep(peer)
@@ -337,6 +337,8 @@ class Server:
         if not self._peers[peer]:
             self._peers[peer] = True
             self._nursery.start_soon(self._live, peer)
+        if self._drains_over_s is not None:
+            peer.close(1012, _advice(self._drains_over_s))
 
     async def _live(self, peer: Served) -> None:
         try:

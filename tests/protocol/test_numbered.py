@@ -363,6 +363,15 @@ def test_unanswered_counts_from_the_direct_write() -> None:
     assert one.numbered.is_unanswered(1000.1 + UNANSWERED_S)
 
 
+def test_unanswered_counts_from_the_kernel() -> None:
+    """What a slow link has not taken yet, nobody can have acked."""
+    one, _ = pair()
+    one.numbered.link_up(0, 0.0)
+    one.say(*sends("a" * 1_000_000), now=0.0)
+    assert not one.numbered.is_unanswered(UNANSWERED_S + 1)
+    one.numbered.written(1)
+
+
 def test_unanswered_counts_anew_on_a_link() -> None:
     one, other = pair()
     one.say(*sends("a"), now=0.0)
@@ -652,6 +661,22 @@ def test_replay_of_many_voids() -> None:
         assert other.hear(batch) == []
     assert other.numbered.into.received == 5000
     assert all(entry.outcome is WITHDRAWN for entry in entries)
+
+
+def test_a_replay_fits_in_a_batch() -> None:
+    """With all its voids it is no larger than the other side takes."""
+    large = terms(10_000, message_bytes=1000)
+    one, other = pair(large, large)
+    kept, lost = sends(*["x" * 800] * 80), sends(*"m" * 4000)
+    one.say(*kept)
+    one.say(*lost)
+    for entry in lost:
+        one.numbered.take_back(entry, WITHDRAWN)
+    cut(one, other)
+    while one.numbered.ready_at(0.0) == -math.inf:
+        (batch,) = one.say()
+        assert len(batch) <= 1000 + BATCH_MARGIN_BYTES
+        other.hear(batch)
 
 
 def test_heartbeat_in_a_replay() -> None:
@@ -1465,28 +1490,3 @@ def test_a_story_of_losses(ops: list[tuple[int, int, int, str]]) -> None:
     for op in ops:
         story.step(*op)
     story.finish()
-
-
-def test_unanswered_counts_from_the_kernel() -> None:
-    """What a slow link has not taken yet, nobody can have acked."""
-    one, _ = pair()
-    one.numbered.link_up(0, 0.0)
-    one.say(*sends("a" * 1_000_000), now=0.0)
-    assert not one.numbered.is_unanswered(UNANSWERED_S + 1)
-    one.numbered.written(1)
-
-
-def test_a_replay_fits_in_a_batch() -> None:
-    """With all its voids it is no larger than the other side takes."""
-    large = terms(10_000, message_bytes=1000)
-    one, other = pair(large, large)
-    kept, lost = sends(*["x" * 800] * 80), sends(*"m" * 4000)
-    one.say(*kept)
-    one.say(*lost)
-    for entry in lost:
-        one.numbered.take_back(entry, WITHDRAWN)
-    cut(one, other)
-    while one.numbered.ready_at(0.0) == -math.inf:
-        (batch,) = one.say()
-        assert len(batch) <= 1000 + BATCH_MARGIN_BYTES
-        other.hear(batch)

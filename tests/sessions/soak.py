@@ -133,7 +133,7 @@ class _Cut:
 
 def _draw_cuts(soak: Soak) -> Iterator[_Cut]:
     draws = random.Random(f"{soak.seed} soak")
-    last_byte = min(LAST_BYTE, int(LEAST_BYTES * soak.share / 2))
+    last_byte = max(1, min(LAST_BYTE, int(LEAST_BYTES * soak.share / 2)))
     amid = [number < AMID * soak.cuts for number in range(soak.cuts)]
     draws.shuffle(amid)
     for each in amid:

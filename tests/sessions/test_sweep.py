@@ -35,9 +35,11 @@ def _met(story: SessionStory) -> Counter[str]:
     met = Counter([f"left by {_name(story.left)}"])
     met["a crash"] += bool(story.restarted_at < story.body_ended_at and story.peers)
     met["a resume"] += sum(resumed for _, resumed, _ in story.connects)
-    for books in story.spy.books.values():
-        met["a shut window"] += books.in_window in (story.plan.inbox.messages, 1)
     for side in [*([story.client] if hasattr(story, "client") else []), *story.peers]:
+        limit = story.plan.server_inbox if side.name == "c" else story.plan.inbox
+        sessions = story.lives[side.name].begun
+        fullest = [b.in_window for b in story.spy.books.values() if b.begun in sessions]
+        met["a shut window"] += max(fullest, default=0) == limit.messages
         met["a lost session"] += len(story.lives[side.name].begun) > 1
         met["a handler that left"] += side.left_at < story.body_ended_at
         for sent in side.sent:
