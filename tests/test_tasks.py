@@ -133,9 +133,9 @@ def test_a_pong_that_waits_unread_is_life(seed: int) -> None:
     run(story, seed=seed, limit_s=2000)
 
 
-@either_link
+@pytest.mark.parametrize("session", ["off", "require"])
 @virtual
-async def test_a_slow_reader_kills_no_link(session: str, best: Outcome) -> None:
+async def test_a_slow_reader_kills_no_link(session: str) -> None:
     """A program that reads a message a minute keeps its link."""
     async with open_world() as world:
 

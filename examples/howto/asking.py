@@ -7,7 +7,7 @@ The link is cut while the story is told; no word is lost or told twice.
 Prints:
 
     1 + 2 = 3
-    refused: division by zero has no answer
+    refused: undefined (division by zero)
     too slow: the sum was given up at both ends
     Whan that Aprille (the link is cut) with his shoures soote
     the first words: Whan that
@@ -25,7 +25,7 @@ import trio_rt
 from trio_rt import Refused, Request
 from trio_rt.testing import VirtualNetwork, run
 
-STORY = "Whan that Aprille with his shoures soote".split()
+STORY = ["Whan", "that", "Aprille", "with", "his", "shoures", "soote"]
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -40,7 +40,7 @@ class Sum:
 async def calculate(request: Request[Any]) -> Sum:
     left, operator, right = request.payload
     if operator == "/" and right == 0:
-        raise Refused("division by zero", "has no answer")
+        raise Refused("undefined", "division by zero")
     if operator == "**":
         await trio.sleep(3600)  # cancelled long before
     return Sum(left + right, trio_rt.traceparent.get())
@@ -65,7 +65,7 @@ async def ask(conn: trio_rt.Connection) -> None:
     try:
         await conn.request("sum", [1, "/", 0])
     except Refused as error:
-        print("refused:", error.code, error.text)
+        print(f"refused: {error.code} ({error.text})")
 
     with trio.move_on_after(2) as scope:
         await conn.request("sum", [2, "**", 1000])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ from trio_rt.protocol.frames import (
 from trio_rt.protocol.lanes import BATCH_BYTES, Entry
 from trio_rt.protocol.ledger import ACK_S, Bounds, Slot
 from trio_rt.protocol.numbered import UNANSWERED_S, Batch, Numbered
-from trio_rt.protocol.plain import Heartbeat
+from trio_rt.protocol.plain import Arrival, Heartbeat
 from trio_rt.protocol.queues import Queue
 from trio_rt.protocol.session import Session, bounds
 
@@ -87,7 +88,8 @@ class Side:
 
     def hear(self, *batches: str | bytes, now: float = 0.0) -> list[Any]:
         """One read. Slots of messages are kept, untaken."""
-        arrived = list(self.numbered.receive(batches, now))
+        arrived: deque[Arrival] = deque()
+        self.numbered.receive(batches, now, arrived)
         self.slots += [slot for _, _, slot in arrived if slot is not None]
         return [data for data, _, _ in arrived]
 
@@ -344,10 +346,14 @@ def test_unanswered() -> None:
     one.numbered.link_up(0, 0.0)
     assert not one.numbered.is_unanswered(1000.0)
     batch = one.say(*sends("a"), now=1000.0)
+    one.numbered.written(1)
+    assert not one.numbered.is_unanswered(1000.0)
     assert not one.numbered.is_unanswered(1000.0 + UNANSWERED_S)
     assert one.numbered.is_unanswered(1000.1 + UNANSWERED_S)
     other.hear(*batch)
     one.say(*sends("b"), now=1030.0)
+    one.numbered.written(2)
+    assert not one.numbered.is_unanswered(1030.0)
     one.hear(other.ack(), now=1040.0)
     assert not one.numbered.is_unanswered(1039.0 + UNANSWERED_S)
     assert one.numbered.is_unanswered(1041.0 + UNANSWERED_S)
@@ -359,6 +365,7 @@ def test_unanswered_counts_from_the_direct_write() -> None:
     (entry,) = sends("a")
     one.numbered.try_commit(entry)
     one.numbered.confirm(entry, 1, 1000.0)
+    assert not one.numbered.is_unanswered(1000.0)
     assert not one.numbered.is_unanswered(1000.0 + UNANSWERED_S)
     assert one.numbered.is_unanswered(1000.1 + UNANSWERED_S)
 
@@ -370,12 +377,18 @@ def test_unanswered_counts_from_the_kernel() -> None:
     one.say(*sends("a" * 1_000_000), now=0.0)
     assert not one.numbered.is_unanswered(UNANSWERED_S + 1)
     one.numbered.written(1)
+    assert not one.numbered.is_unanswered(2 * UNANSWERED_S)
+    assert not one.numbered.is_unanswered(3 * UNANSWERED_S)
+    assert one.numbered.is_unanswered(3 * UNANSWERED_S + 0.1)
 
 
 def test_unanswered_counts_anew_on_a_link() -> None:
     one, other = pair()
     one.say(*sends("a"), now=0.0)
     cut(one, other, now=500.0)
+    one.say(now=500.0)
+    one.numbered.written(1)
+    assert not one.numbered.is_unanswered(500.0)
     assert not one.numbered.is_unanswered(500.0 + UNANSWERED_S)
     assert one.numbered.is_unanswered(500.1 + UNANSWERED_S)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import Any
 
 import pytest
 
 from trio_rt.message import INDETERMINATE, WRITTEN, Outcome
 from trio_rt.protocol.lanes import BATCH_BYTES, Entry
-from trio_rt.protocol.plain import Heartbeat, PlainLink, size_bytes
+from trio_rt.protocol.plain import Arrival, Heartbeat, PlainLink, size_bytes
 
 
 class Send(Entry):
@@ -148,7 +149,9 @@ def test_heartbeat_is_never_for_another_link() -> None:
 def test_receive() -> None:
     """Data, its size in bytes, and no slot: nobody says what was received."""
     link = Link()
-    assert list(link.plain.receive(["é", b"\xff", "abc"], 0.0)) == [
+    arrived: deque[Arrival] = deque()
+    link.plain.receive(["é", b"\xff", "abc"], 0.0, arrived)
+    assert list(arrived) == [
         ("é", 2, None),
         (b"\xff", 1, None),
         ("abc", 3, None),

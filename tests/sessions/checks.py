@@ -78,6 +78,8 @@ def nothing_comes_twice(story: SessionStory) -> Iterator[str]:
                 yield f"{label} arrived, but its send was cancelled before it was accepted"
             elif sent.outcome not in ARRIVED:
                 yield f"{label} arrived, but is {sent.outcome}"
+            elif sent.delivery in story.spy.stale:
+                yield f"{label} was replayed, though nobody wanted it any more"
             seen.add(label)
 
 

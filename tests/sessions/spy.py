@@ -18,7 +18,7 @@ import trio
 
 from trio_rt import LinkError, Message, Reset
 from trio_rt._tasks import Link
-from trio_rt.protocol.frames import Terms
+from trio_rt.protocol.frames import Position, Terms
 from trio_rt.protocol.inbox import Inbox
 from trio_rt.protocol.lanes import Entry
 from trio_rt.protocol.ledger import Note, Outgoing
@@ -74,6 +74,8 @@ class Spy:
         self.books: Final[dict[Outgoing, Books]] = {}
         #: In which session a send was committed last.
         self.committed: Final[dict[Entry, Begun]] = {}
+        #: Given up, and found out at a resume not to have arrived.
+        self.stale: Final[set[Entry]] = set()
         self.causes: Final[list[LinkError]] = []
 
     def life(self, session: Session) -> Life:
@@ -98,6 +100,7 @@ class Spy:
             _after(Inbox, "reset", self._reset),
             _after(Outgoing, "commit", self._commit),
             _after(Outgoing, "roll_back", self._roll_back),
+            _after(Outgoing, "resume", self._resume),
         ):
             yield
 
@@ -155,6 +158,12 @@ class Spy:
     def _roll_back(self, done: bool, _: Outgoing, entry: Entry) -> None:
         if done:
             del self.committed[entry]
+
+    def _resume(self, _: None, out: Outgoing, position: Position) -> None:
+        now = trio.current_time()
+        for entry in out._unreceived:
+            if entry.unwanted is not None or entry.expires_at <= now:
+                self.stale.add(entry)
 
 
 @contextmanager

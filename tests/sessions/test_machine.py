@@ -71,6 +71,10 @@ class Sent:
     servers: int
     type: str
     withdrawn: bool = False
+    #: It was given up, and if it has not arrived by now it is not to be sent again.
+    unwanted: bool = False
+    #: So it was found at a resume.
+    stale: bool = False
 
 
 class Machine(RuleBasedStateMachine):
@@ -123,10 +127,23 @@ class Machine(RuleBasedStateMachine):
         before = self.client.session.numbered
         resumed = self.client.session.welcomed(_text(welcome), None)
         assert resumed is (self.client.session.numbered is before)
+        if resumed:
+            self.mark_stale()
         self.known += not resumed
         self.client.session.link_up(self.now, 0)
         self.client.written = 0
         self.up = True
+
+    def mark_stale(self) -> None:
+        for sent in self.sent:
+            if sent.entry.outcome is None and sent.entry.number:
+                other = self.end(1 - sent.side).session.numbered
+                assert other is not None
+                gone = sent.unwanted or sent.entry.expires_at <= self.now
+                sent.stale = sent.stale or (gone and sent.entry.number > other.into.received)
+
+    def end_of(self, sent: Sent) -> End:
+        return self.servers[sent.servers - 1] if sent.side else self.client
 
     @staticmethod
     def id_of(end: End | None) -> str:
@@ -152,6 +169,9 @@ class Machine(RuleBasedStateMachine):
         """`end` finds its link dead."""
         end.session.link_down(self.now)
         end.session.drop_ephemeral()
+        for sent in self.sent:
+            if sent.entry.ephemeral and self.end_of(sent) is end:
+                sent.unwanted = True
 
     def take(self, side: int) -> bool:
         end = self.end(side)
@@ -161,7 +181,8 @@ class Machine(RuleBasedStateMachine):
         end.written += len(batches)
         end.session.written(end.written)
         if self.up:
-            end.pipe.extend(batches)  # else into the void of a half-open link
+            # Else into the void of a half-open link.
+            end.pipe.extend(batch for batch in batches if isinstance(batch, Batch))
         return bool(batches)
 
     def transfer(self, side: int, count: int) -> None:
@@ -244,10 +265,11 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:
         sent = data.draw(st.sampled_from(self.sent))
-        end = self.servers[sent.servers - 1] if sent.side else self.client
+        end = self.end_of(sent)
         free = sent.entry.outcome is None and not sent.entry.number
         assert end.session.withdraw(sent.entry) is free
         sent.withdrawn = sent.withdrawn or free
+        sent.unwanted = True
 
     @rule(seconds=st.sampled_from((0.05, 0.2, 1.0, 30.0)))
     def wait(self, seconds: float) -> None:
@@ -334,6 +356,7 @@ class Machine(RuleBasedStateMachine):
         for sent in self.sent:
             outcome, count = sent.entry.outcome, taken[sent.side].count(sent.label)
             assert count <= 1, "it came twice"
+            assert not (count and sent.stale), "nobody wanted it any more"
             if sent.withdrawn:
                 assert outcome is WITHDRAWN
             if outcome is ACKED:

@@ -69,7 +69,7 @@ BATCH_MARGIN_BYTES: Final = (64 + 16) << 10
 MAX_NUMBER: Final = 2**53 - 1
 
 #: RFC 6455, 5.5: what a close frame's reason can hold.
-_REASON_CHARACTERS: Final = 120
+_REASON_BYTES: Final = 123
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 _Size = Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]
@@ -206,7 +206,8 @@ T = TypeVar("T")
 
 def breach(rule: str) -> LinkClosed:
     """The peer breaks the session protocol: the link ends with 1002 and this reason."""
-    return LinkClosed(1002, rule[:_REASON_CHARACTERS], by_peer=False)
+    reason = rule.encode(errors="replace")[:_REASON_BYTES].decode(errors="ignore")
+    return LinkClosed(1002, reason, by_peer=False)
 
 
 class Syntax:

@@ -45,6 +45,10 @@ ACK_S: Final = 0.2
 #: memory, waits for it.
 ACK_SHARE: Final = 4
 
+#: So many windows may be under way behind one message that nobody takes. All of
+#: them are credited, and none settled: what is kept of them has to have a bound.
+WINDOWS_BEHIND: Final = 16
+
 _RECEIVER: Final = dropped("receiver")
 
 
@@ -137,7 +141,12 @@ class Outgoing:
         """
         messages, size = self.in_window
         most = min(self._window.messages - messages, self._replay.messages - len(self._unreceived))
-        if most <= 0 or self._again or self._unreceived_bytes >= self._replay.bytes:
+        if (
+            most <= 0
+            or self._again
+            or self._unreceived_bytes >= self._replay.bytes
+            or len(self._unsettled) >= WINDOWS_BEHIND * self._window.messages
+        ):
             return 0, 0
         return most, self._window.bytes - size
 
@@ -204,15 +213,13 @@ class Outgoing:
         for index, entry in enumerate(islice(self._unreceived, start, start + most), start):
             if entry.unwanted is None and entry.expires_at <= now:
                 entry.unwanted = dropped("expired")
+            data = entry.data if entry.unwanted is None else self._void
+            if frames and len(data) > room_bytes:
+                break
+            room_bytes -= len(data)
+            frames.append(data)
             if entry.unwanted is not None:
                 unwanted.append((index, entry))
-                frames.append(self._void)
-                continue
-            size = len(entry.data)
-            if frames and size > room_bytes:
-                break
-            room_bytes -= size
-            frames.append(entry.data)
         self._again -= len(frames)
         for index, entry in unwanted:
             self._make_void(index, entry)
@@ -335,6 +342,7 @@ class Incoming:
         self._pending: deque[Slot] = deque()
         # Numbers that nobody took, as long as the other side may not know it.
         self._dropped: list[int] = []
+        self._is_ignored = False
         self._settled = 0
         # Up to where headers have said `consumed`: on this link, and on any.
         self._listed = 0
@@ -360,6 +368,11 @@ class Incoming:
         """What was received and not taken."""
         return Bounds(self._messages - self._credit_messages, self._bytes - self._credit_bytes)
 
+    def announce(self) -> None:
+        """The other side was told of more than is `held` now: that is to be said."""
+        if self._credit_messages:
+            self._want(False)
+
     # From the other side
 
     def begin(self, first: int, settled: int) -> int:
@@ -368,12 +381,15 @@ class Incoming:
             raise breach(f"the number {first} where {self.received + 1} was due")
         if settled != self._settled:
             self._confirm(settled)
+        if self._is_ignored:
+            raise breach("nothing that was acked is settled")
         return self.received + 1 - first
 
     def _confirm(self, settled: int) -> None:
         if not self._settled <= settled <= self._claimed:
             raise breach(f"{settled} settled, which was not acked")
         self._settled = settled
+        self._is_ignored = False
         if self._dropped:
             self._dropped = [number for number in self._dropped if number > settled]
 
@@ -385,6 +401,8 @@ class Incoming:
             or self._bytes - self._credit_bytes + size > self._window.bytes
         ):
             raise breach("more than the window lets through")
+        if len(self._pending) >= WINDOWS_BEHIND * self._window.messages:
+            raise breach(f"{WINDOWS_BEHIND} windows behind one message that nobody takes")
         self.received += 1
         self._messages += 1
         self._bytes += size
@@ -412,6 +430,8 @@ class Incoming:
         """Nobody holds this one any more."""
         if not slot.taken:
             self._dropped.append(slot.number)
+            # Who sent so much has our acks, and says so.
+            self._is_ignored = len(self._dropped) > 2 * WINDOWS_BEHIND * self._window.messages
         pending = self._pending
         while pending and pending[0].holders <= 0:
             pending.popleft()
@@ -467,8 +487,12 @@ class Incoming:
         self._listed = header.consumed
         self._claimed = max(self._claimed, header.consumed)
         self.unacked = False
-        if header.consumed < self.consumed or header.messages < self._credit_messages:
-            # Taken since the header was made, or more drops than it can list.
+        if (
+            header.received < self.received
+            or header.consumed < self.consumed
+            or header.messages < self._credit_messages
+        ):
+            # It came since the header was made, or there are more drops than that can list.
             self._want(len(header.drops) == RANGES)
 
     def position(self, settled: int) -> Position:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -22,7 +22,7 @@ from ..message import Outcome, dropped
 from .frames import BATCH_FRAMES, Aside, Bye, Control, Position, Req, Syntax, Terms, Void
 from .lanes import BATCH_BYTES, Entry
 from .ledger import ACK_S, Bounds, Incoming, Note, Outgoing, Slot
-from .plain import Heartbeat, size_bytes
+from .plain import Arrival, Heartbeat, size_bytes
 
 __all__ = ["UNANSWERED_S", "Batch", "Numbered"]
 
@@ -86,6 +86,8 @@ class Numbered:
         # Whether a committed one may be undone: it is not accepted yet.
         self._is_tentative = False
         self._ack_at = math.inf
+        # What the kernel took on this link, now and when it was last looked at.
+        self._taken_to = self._looked_at = 0
         self._progress_at = 0.0
 
     @property
@@ -158,8 +160,6 @@ class Numbered:
         """It went to the wire; `written` is the wire's count since."""
         self._is_tentative = self._urgent = False
         self.into.said(self._header)
-        if self.out.unreceived == 1:
-            self._progress_at = now
         self._batches.append(entry.number)
         self.written(written)
 
@@ -172,8 +172,6 @@ class Numbered:
         """Begin a batch with what is this session's own: the bytes left for messages."""
         self._first = self.out.next
         self._frames, self._asides = self._asides, []
-        if not self.out.unreceived:
-            self._progress_at = now
         budget = BATCH_BYTES
         if self.out.replays:
             again = self.out.replay(budget, BATCH_FRAMES - len(self._frames) - 1, now)
@@ -265,6 +263,7 @@ class Numbered:
 
     def link_up(self, written: int, now: float) -> None:
         self._written = written
+        self._taken_to = self._looked_at = 0
         self._progress_at = now
 
     def link_down(self) -> None:
@@ -277,22 +276,25 @@ class Numbered:
     def written(self, count: int) -> None:
         """The kernel has taken `count` batches of this link wholly."""
         while self._written < count and self._batches:
-            self.written_to = max(self.written_to, self._batches.popleft())
+            self._taken_to = self._batches.popleft()
+            self.written_to = max(self.written_to, self._taken_to)
             self._written += 1
 
     def is_unanswered(self, now: float) -> bool:
-        """Whether the other side, though alive, has long acked nothing."""
-        return bool(self.out.unreceived) and now - self._progress_at > UNANSWERED_S
+        """Whether the other side, though alive, has long acked nothing.
 
-    def receive(
-        self, batch: Sequence[str | bytes], now: float
-    ) -> Iterable[tuple[Any, int, Slot | None]]:
-        """What one read brought: messages as data, size and slot.
+        To be asked now and then: what the kernel took since the last time counts anew.
+        """
+        if self._taken_to != self._looked_at:
+            self._looked_at, self._progress_at = self._taken_to, now
+        return self._taken_to > self.out.received and now - self._progress_at > UNANSWERED_S
+
+    def receive(self, batch: Sequence[str | bytes], now: float, arrived: deque[Arrival]) -> None:
+        """Append what one read brought.
 
         Raises `LinkClosed` where the other side breaks the protocol; the
         session is then over.
         """
-        arrived: list[tuple[Any, int, Slot | None]] = []
         try:
             for data in batch:
                 self._receive(data, now, arrived)
@@ -300,11 +302,8 @@ class Numbered:
             self.over = str(error)
             raise
         self.into.batch_over()
-        return arrived
 
-    def _receive(
-        self, data: str | bytes, now: float, arrived: list[tuple[Any, int, Slot | None]]
-    ) -> None:
+    def _receive(self, data: str | bytes, now: float, arrived: deque[Arrival]) -> None:
         syntax, into = self._syntax, self.into
         header, frames = syntax.split(data)
         known = into.begin(header.first, header.settled)
@@ -333,7 +332,7 @@ class Numbered:
         size: int,
         known: int,
         now: float,
-        arrived: list[tuple[Any, int, Slot | None]],
+        arrived: deque[Arrival],
     ) -> int:
         """Take in a control frame. 1 if it is a numbered one that is known already."""
         match frame:

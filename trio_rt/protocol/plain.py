@@ -8,14 +8,18 @@ that leaves it `indeterminate`: it is not sent again, since it may have arrived.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
 
 from ..message import INDETERMINATE, WRITTEN, Outcome
 from .lanes import BATCH_BYTES, Entry
 from .ledger import Slot
 
-__all__ = ["Heartbeat", "PlainLink", "size_bytes"]
+__all__ = ["Arrival", "Heartbeat", "PlainLink", "size_bytes"]
+
+#: A message as it came, its size in bytes, and its slot in a session.
+Arrival: TypeAlias = tuple[str | bytes, int, Slot | None]
 
 
 def size_bytes(data: str | bytes) -> int:
@@ -126,15 +130,15 @@ class PlainLink:
         if sends:
             self._count_written(sends)
 
-    def receive(
-        self, batch: Sequence[str | bytes], now: float
-    ) -> Iterable[tuple[Any, int, Slot | None]]:
-        """What one read brought, as data, size and slot."""
-        return [
-            (
-                data,
-                len(data) if data.__class__ is bytes or data.isascii() else size_bytes(data),
-                None,
-            )
-            for data in batch
-        ]
+    def receive(self, batch: Sequence[str | bytes], now: float, arrived: deque[Arrival]) -> None:
+        """Append what one read brought."""
+        arrived.extend(
+            [
+                (
+                    data,
+                    len(data) if data.__class__ is bytes or data.isascii() else size_bytes(data),
+                    None,
+                )
+                for data in batch
+            ]
+        )

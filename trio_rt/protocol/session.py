@@ -38,7 +38,7 @@ from .inbox import Inbox
 from .lanes import Entry, Lanes
 from .ledger import Bounds, Incoming, Slot
 from .numbered import Batch, Numbered
-from .plain import Heartbeat, PlainLink
+from .plain import Arrival, Heartbeat, PlainLink
 from .requests import Requests
 
 __all__ = ["Decode", "Heartbeat", "Session", "bounds", "syntax_of"]
@@ -47,9 +47,6 @@ __all__ = ["Decode", "Heartbeat", "Session", "bounds", "syntax_of"]
 BURST_S: Final = 0.1
 
 Decode: TypeAlias = Callable[[str | bytes], Iterable[Message[Any]]]
-
-#: Data as it came, its size in bytes, and its slot in a session.
-Arrival: TypeAlias = tuple[str | bytes, int, Slot | None]
 
 
 def _no_reply(message: Message[Any]) -> str | None:
@@ -221,6 +218,8 @@ class Session:
     def hello(self) -> Batch:
         """The client's first words: to resume, or to begin anew."""
         assert self.syntax is not None
+        if self.numbered is not None and self.numbered.over is not None:
+            self._lose()
         self._told = self._terms()
         if self.numbered is None:
             return self._words(Hello("", "", self._told, Position()))
@@ -296,6 +295,7 @@ class Session:
         numbered.opened = self._opened
         self.requests.begin(numbered)
         self._link = numbered
+        numbered.into.announce()
         self._began = True  # the other side may be sending already
 
     def _resume(self, position: Position) -> None:
@@ -352,7 +352,7 @@ class Session:
         """
         self.received += len(batch)
         self._now = now
-        self._arriving.extend(self._link.receive(batch, now))
+        self._link.receive(batch, now, self._arriving)
 
     def pop_arrival(self) -> str | bytes | None:
         """Take the next message that arrived, as it came, past the streams."""
