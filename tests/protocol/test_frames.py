@@ -471,4 +471,4 @@ def test_breach_has_a_short_reason() -> None:
     assert len(breach("x" * 500).reason) == 123
     with pytest.raises(LinkClosed) as caught:
         JSON_SYNTAX.control(json.dumps(["é" * 200], ensure_ascii=False))
-    assert len(caught.value.reason) == 120
+    assert len(caught.value.reason.encode()) <= 123

@@ -12,7 +12,7 @@ from trio_rt.errors import LinkClosed
 from trio_rt.message import ACKED, WITHDRAWN, Outcome, dropped
 from trio_rt.protocol.frames import MAX_NUMBER, RANGES, Header, Position
 from trio_rt.protocol.lanes import Entry
-from trio_rt.protocol.ledger import Bounds, Incoming, Note, Outgoing, Slot
+from trio_rt.protocol.ledger import WINDOWS_BEHIND, Bounds, Incoming, Note, Outgoing, Slot
 
 NONE = Bounds(0, 0)
 PLENTY = Bounds(1000, 1 << 20)
@@ -895,3 +895,32 @@ def test_one_message_that_nobody_takes() -> None:
             slot.release(taken=True)
         out.acknowledged(books.say())
     assert out.unsettled < 5000
+
+
+def test_windows_behind() -> None:
+    """The sender stops at the number of messages at which the receiver would call it a breach."""
+    out, books = outgoing(Bounds(2, 1000)), Books(Bounds(2, 1000))
+    while out.room()[0] >= 1:
+        committed(out, "m")
+        (slot,) = books.take_in(1)
+        if slot.number == 1:
+            stuck = slot
+        else:
+            slot.release(taken=True)
+        out.acknowledged(books.say())
+    assert out.unsettled == WINDOWS_BEHIND * 2
+    with pytest.raises(LinkClosed, match="behind one message"):
+        books.into.message(1)
+    stuck.release(taken=True)
+    out.acknowledged(books.say())
+    assert out.unsettled == 0
+    assert out.room()[0] == 2
+
+
+def test_settled_in_time() -> None:
+    """A side that says what it has settled may have anything dropped, for ever."""
+    books = Books(Bounds(1, 1000))
+    for number in range(1, 200):
+        books.heard(books.say().consumed)
+        books.into.message(1).release(taken=False)
+        assert books.into.received == number

@@ -654,6 +654,26 @@ def test_refusals_that_nobody_takes_are_bounded(pair: Pair) -> None:
         pair.force(pair.server, Req(9999, None, (0, 0), None, bad))
 
 
+def test_answers_of_a_lost_session_count_no_more(pair: Pair) -> None:
+    """What was said in it, and never heard, is no debt in the next one."""
+    queue = pair.serve(by=pair.client)
+    for _ in range(200):
+        pair.ask(by=pair.server)
+    pair.carry(pair.server)
+    while queue.inquiries:
+        next_of(queue).end(pair.envelope())
+    assert pair.carry(pair.client, lost=True)
+    pair.cut()
+    pair.link(anew=True)
+    assert pair.client.requests._unanswered == 0
+    call = pair.ask(by=pair.server)
+    pair.carry(pair.server)
+    assert pair.client.requests._unanswered == 1
+    next_of(queue).end(pair.envelope(payload=1))
+    pair.talk()
+    assert pair.read(call.reply) == 1
+
+
 # Parts
 
 
@@ -673,6 +693,21 @@ def test_parts_and_last_part(pair: Pair) -> None:
     pair.talk()
     assert pair.read(call.take_part()) == 3
     assert pair.read(call.reply) == 4
+
+
+def test_no_credit_is_given_behind_the_end(pair: Pair) -> None:
+    """Nobody sends parts any more."""
+    queue = pair.serve()
+    call = pair.ask(parts=PARTS)
+    pair.talk()
+    inquiry = next_of(queue)
+    for _ in range(PARTS.messages):
+        inquiry.send_part(pair.envelope())
+    inquiry.end(pair.envelope())
+    pair.talk()
+    while call.take_part() is not None:
+        pass
+    assert not pair.carry(pair.client)
 
 
 def waiting_of(call: Call) -> tuple[int, int]:

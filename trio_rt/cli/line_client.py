@@ -21,7 +21,7 @@ import trio
 from .._states import StateStream
 from .._subscription import Stream
 from ..errors import ConnectionFailed, OptionError, PayloadError
-from ..message import WRITTEN, Gap, Malformed, Message, Reset
+from ..message import ACKED, WRITTEN, Gap, Malformed, Message, Reset
 from ..options import OutboxLimits, Reconnect
 from ..protocol.lifecycle import Phase, State
 from ..protocol.url import parse_url
@@ -161,7 +161,8 @@ class LineClient:
     def _account(self, conn: Any) -> None:
         """Say which lines may not have arrived."""
         statistics = conn.statistics()
-        unsure = statistics.accepted - statistics.outcomes.get(WRITTEN, 0)
+        outcomes = statistics.outcomes
+        unsure = statistics.accepted - outcomes.get(WRITTEN, 0) - outcomes.get(ACKED, 0)
         if unsure and not self._scope.cancel_called:
             self._fail(f"{unsure} of {statistics.accepted} lines may not have arrived")
 

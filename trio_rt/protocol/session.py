@@ -355,10 +355,12 @@ class Session:
         self._link.receive(batch, now, self._arriving)
 
     def pop_arrival(self) -> str | bytes | None:
-        """Take the next message that arrived, as it came, past the streams."""
+        """Take the next message that arrived, as it came, past the streams and the books."""
         if not self._arriving:
             return None
         data, _, slot = self._arriving.popleft()
+        if self._link is self._plain:
+            self.received -= 1
         if slot is not None:
             slot.release(taken=True)
         return data
@@ -366,6 +368,7 @@ class Session:
     def greeting_failed(self) -> None:
         """The link ends before it is up. In a session what has arrived stays."""
         if self._link is self._plain:
+            self.received -= len(self._arriving)
             self._arriving.clear()
 
     @property
