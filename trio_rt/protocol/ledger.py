@@ -91,11 +91,13 @@ class Outgoing:
         held: Bounds,
         replay: Bounds,
         settle: Callable[[Entry, Outcome], None],
+        settle_acked: Callable[[list[Entry]], None],
         void: bytes,
     ) -> None:
         self._window = window
         self._replay = replay
         self._settle = settle
+        self._settle_acked = settle_acked
         self._void = void
         #: The last number given.
         self.sent = 0
@@ -175,6 +177,20 @@ class Outgoing:
             self._unsettled.append(entry)
             self._messages += 1
             self._bytes += size
+
+    def commit_all(self, entries: Sequence[Entry]) -> None:
+        """`commit` for messages, one after the other."""
+        number, total = self.sent, 0
+        for entry in entries:
+            number += 1
+            entry.number = number
+            total += len(entry.data)
+        self.sent = number
+        self._unreceived.extend(entries)
+        self._unreceived_bytes += total
+        self._unsettled.extend(entries)
+        self._messages += len(entries)
+        self._bytes += total
 
     def roll_back(self, entry: Entry) -> bool:
         """Take the last number back: nothing of `entry` has left.
@@ -276,9 +292,13 @@ class Outgoing:
 
     def _take_in(self, said: Header | Position) -> None:
         unreceived = self._unreceived
-        while self.received < said.received:
-            self._unreceived_bytes -= len(unreceived.popleft().data)
-            self.received += 1
+        freed = 0
+        for _ in range(said.received - self.received):
+            entry = unreceived.popleft()
+            freed += len(entry.data)
+            entry.data = b""  # what is left of it here is its outcome
+        self._unreceived_bytes -= freed
+        self.received = said.received
         self._credit_messages = said.messages
         self._credit_bytes = said.bytes
         if said.consumed > self.settled:
@@ -287,6 +307,12 @@ class Outgoing:
     def _settle_to(self, consumed: int, drops: Sequence[tuple[int, int]]) -> None:
         self.settled = consumed
         unsettled, settle = self._unsettled, self._settle
+        if not drops:
+            acked = []
+            while unsettled and unsettled[0].number <= consumed:
+                acked.append(unsettled.popleft())
+            self._settle_acked(acked)
+            return
         lost = iter(drops)
         first, last = next(lost, (math.inf, math.inf))
         while unsettled and unsettled[0].number <= consumed:
@@ -438,6 +464,8 @@ class Incoming:
         book = self
         while book._successor is not None:
             book = book._successor
+        if book is not self:
+            self._successor = book
         book._add_credit(slot.size)
 
     def _add_credit(self, size: int) -> None:

@@ -55,6 +55,7 @@ class Numbered:
         peer: Terms,
         still_held: Bounds,
         settle: Callable[[Entry, Outcome], None],
+        settle_acked: Callable[[list[Entry]], None],
     ) -> None:
         self.id = id
         self.wake: Callable[[], None] = _nothing
@@ -73,7 +74,9 @@ class Numbered:
         self.peer_message_bytes = peer.message_bytes
         out = _least(peer.window, own.replay)
         into = _least(own.window, peer.replay)
-        self.out = Outgoing(out, Bounds(*peer.held), Bounds(*own.replay), settle, syntax.void)
+        self.out = Outgoing(
+            out, Bounds(*peer.held), Bounds(*own.replay), settle, settle_acked, syntax.void
+        )
         self.into = Incoming(into, Bounds(*own.held), still_held, Bounds(*peer.replay), self._due)
         self._notes: deque[Note] = deque()
         self._asides: list[bytes] = []
@@ -107,6 +110,9 @@ class Numbered:
     def outside(self, entry: Entry) -> Batch:
         """A message without a number, in a batch of its own. Raises `PayloadError`."""
         frame = self._aside(entry)
+        if len(frame) > self.peer_message_bytes:
+            rule = f"must be at most {self.peer_message_bytes} bytes as a frame"
+            raise PayloadError("data", rule, len(frame))
         if entry.binary is not self._syntax.binary or not self._syntax.is_frame(frame):
             rule = f"must be a message as {self._syntax.subprotocol} has them"
             raise PayloadError("data", rule, entry.data)
@@ -195,13 +201,13 @@ class Numbered:
     def finish(self, entries: Sequence[Entry], now: float) -> Sequence[Batch]:
         """The batch, with these messages in it; none if there is nothing to say."""
         frames, self._frames = self._frames, []
-        commit, most = self.out.commit, self.peer_message_bytes
-        for entry in entries:
-            if len(entry.data) > most:
-                self._settle(entry, _OVERSIZE)
-                continue
-            commit(entry)
-            frames.append(entry.data)
+        if entries:
+            data = [entry.data for entry in entries]
+            if max(map(len, data)) > self.peer_message_bytes:
+                entries = self._without_oversize(entries)
+                data = [entry.data for entry in entries]
+            self.out.commit_all(entries)
+            frames += data
         if self._armed and self._ack_at <= now:
             self._armed, self._ack_at = False, math.inf
             self._urgent = self._urgent or self.into.unacked
@@ -213,6 +219,15 @@ class Numbered:
         last = self.out.next - 1
         self._batches.append(last)
         return (Batch(self._syntax.join(header, frames), self._syntax.binary, last),)
+
+    def _without_oversize(self, entries: Sequence[Entry]) -> list[Entry]:
+        fit = []
+        for entry in entries:
+            if len(entry.data) > self.peer_message_bytes:
+                self._settle(entry, _OVERSIZE)
+            else:
+                fit.append(entry)
+        return fit
 
     def farewell(self, reason: str) -> Batch:
         """The last batch: the session is over. There may be no link any more to take it."""

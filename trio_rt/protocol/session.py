@@ -20,7 +20,7 @@ from itertools import chain
 from typing import Any, Final, TypeAlias
 
 from ..errors import DecodeError, LinkClosed
-from ..message import INDETERMINATE, WITHDRAWN, WRITTEN, Malformed, Message, Outcome, dropped
+from ..message import ACKED, INDETERMINATE, WITHDRAWN, WRITTEN, Malformed, Message, Outcome, dropped
 from ..options import InboxLimits, OutboxLimits
 from .codec import Codec, JsonCodec, MsgpackCodec
 from .frames import (
@@ -235,9 +235,9 @@ class Session:
         assert self.syntax is not None
         welcome = self.syntax.welcome(data)
         if welcome.resumed:
-            if self.numbered is None or welcome.session != self.numbered.id:
-                raise breach("a resume of what was not asked for")
             try:
+                if self.numbered is None or welcome.session != self.numbered.id:
+                    raise breach("a resume of what was not asked for")
                 self._resume(welcome.position)
             except LinkClosed:
                 self._lose()
@@ -287,7 +287,7 @@ class Session:
         self._lose()
         self._mark_loss(cause)
         self.numbered = numbered = Numbered(
-            id, self.syntax, own, peer, self._left_over(), self._settle
+            id, self.syntax, own, peer, self._left_over(), self._settle, self._settle_acked
         )
         if self._former is not None:
             self._former.succeed(numbered.into)
@@ -454,6 +454,11 @@ class Session:
     def _count(self, entry: Entry, outcome: Outcome) -> None:
         if type(entry) is not Heartbeat:
             self.outcomes[outcome] += 1
+
+    def _settle_acked(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            entry.settle(ACKED)
+        self.outcomes[ACKED] += len(entries)
 
     def _count_written(self, count: int) -> None:
         self.outcomes[WRITTEN] += count
