@@ -2,9 +2,9 @@
 
     python examples/quickstart.py
 
-The server is in the same program, so that there is something to talk to. It
-does not speak sessions, like most servers: a new link knows nothing of the
-one before, so the client says where it stopped.
+The server is in the same program, so that there is something to talk to. Its
+handler ends after two lines, and the session with it: the next one knows nothing
+of the one before, so the client says where it stopped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LINES = ("Whan that Aprille", "with his shoures soote", "the droghte of March", 
 
 
 async def lobby(peer: trio_rt.Peer) -> None:
-    """The server's side, once for each link: two lines, and the link is closed."""
+    """The server's side, once for each session: two lines, and it ends."""
     with peer.subscribe("join_room") as joins:
         async for join in joins:
             if isinstance(join, Message):

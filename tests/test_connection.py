@@ -1236,7 +1236,7 @@ async def test_cancelled_in_the_drain() -> None:
 async def test_no_task_is_left() -> None:
     """After the block there are as many tasks as before, however it was left."""
     async with open_world() as world:
-        await world.serve(echo, accept=None, session=trio_rt.SessionLimits(keep_s=0.5))
+        await world.serve(echo, accept=None)
         await trio.sleep(0.1)
         before = trio.lowlevel.current_statistics().tasks_living
         for way in ("return", "error", "cancel"):

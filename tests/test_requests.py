@@ -309,7 +309,7 @@ async def test_a_failing_handler(caplog: pytest.LogCaptureFixture) -> None:
                     nursery.start_soon(trio.sleep_forever)
                     raise RuntimeError(secret)
             case "two":
-                raise ExceptionGroup(secret, [RuntimeError(secret), Refused("no", secret)])
+                raise ExceptionGroup(secret, [Refused("no", secret), RuntimeError(secret)])
             case "unencodable":
                 return object()
             case payload:

@@ -62,7 +62,7 @@ async def test_receive() -> None:
     """Items come one at a time in order, loss among them."""
     source = Source(capacity=2)
     source.arrive(4)
-    source.inbox.reset(None)
+    source.inbox.reset(Reset())
     assert shown([await source.stream.receive() for _ in range(3)]) == [0, 1, Reset()]
     source.arrive(3)
     assert shown([await source.stream.receive() for _ in range(3)]) == [4, 5, Gap(1)]

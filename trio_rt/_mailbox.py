@@ -153,6 +153,7 @@ class Mailbox:
         """The outbox may flow; `written` messages that are none of its own went before."""
         self.direct, self.soon, self.wake = direct, soon, wake
         self.session.link_up(trio.current_time(), written)
+        self.moved()  # the other side has told what became of some
 
     def link_down(self) -> None:
         """The link is gone: its batch is settled, and what must not wait is dropped."""

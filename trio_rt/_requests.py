@@ -57,10 +57,12 @@ class Request(Generic[T_co]):
 
     @property
     def type(self) -> str:
+        """That of `message`."""
         return self.message.type
 
     @property
     def payload(self) -> T_co:
+        """That of `message`."""
         return self.message.payload
 
     @property
@@ -268,7 +270,7 @@ class RequestVerbs(EnvelopeVerbs):
         if self._session.syntax is None:
             raise NoSession("requests are served in sessions only")
         requests = self._session.requests
-        queue = requests.serve(frozenset(types) or None)
+        queue = requests.serve(frozenset(types) or None, hold=True)
         slots = trio.Semaphore(int(min(limit, 1 << 30)))
         try:
             async with trio.open_nursery() as nursery:
@@ -441,8 +443,7 @@ def _with_payload(message: Message[Any], reader: Reader) -> Message[Any]:
 
 
 async def _wait_inquiry(queue: RequestQueue) -> bool:
-    """Wait until there is one. False: there will be none any more."""
-    await trio.lowlevel.checkpoint()
+    """Wait until there is one. False: there will be none any more. No checkpoint of its own."""
     while not queue.inquiries:
         if queue.ended:
             return False

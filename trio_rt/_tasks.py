@@ -109,9 +109,7 @@ class Link:
         finally:
             if self.cause is None:
                 # Without waiting; where the link is closed already, it is nothing.
-                if farewell := self._session.farewell(self.close_with[1]):
-                    self.wire.send_nowait(farewell)
-                self.wire.close_nowait(1001)
+                self.wire.close_nowait(1001, last=self._session.farewell(self.close_with[1]))
             self.wire.abort()
 
     async def _say_bye(self) -> None:

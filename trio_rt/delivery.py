@@ -30,6 +30,7 @@ class Delivery(Entry, eq=False, gc=False):
         return f"<Delivery {self.id!r}: {self.outcome or 'pending'}>"
 
     def disown(self) -> None:
+        """It was not accepted, and never will be settled."""
         # The traceback of the error that it was not accepted for has it still.
         self.mailbox = None
 

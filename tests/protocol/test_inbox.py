@@ -359,7 +359,7 @@ def test_a_stream_that_failed_gets_nothing_more() -> None:
     inbox = started()
     failing, other = subscribe(inbox, "x", capacity=1, on_full="fail"), subscribe(inbox, "x", "y")
     assert receive(inbox, "x", 1, 2, 3) == [True, False, True, True]
-    inbox.reset(None)
+    inbox.reset(Reset())
     assert failing.failure is not None
     assert content(failing) == [1]
     assert content(other) == [1, 2, 3, "R"]
@@ -459,10 +459,10 @@ def test_a_reset_is_held_in_its_place() -> None:
     """Between the messages of the two links, and after what was opened since."""
     inbox = Inbox(InboxLimits())
     receive(inbox, "x", 1)
-    inbox.reset(None)
+    inbox.reset(Reset())
     receive(inbox, "x", 2)
     queue = subscribe(inbox, "x")
-    inbox.reset(None)
+    inbox.reset(Reset())
     assert content(queue) == [1, "R", 2, "R"]
 
 
@@ -508,7 +508,7 @@ def test_a_reset_goes_into_every_stream_in_order() -> None:
     first, second = subscribe(inbox, "x"), subscribe(inbox)
     receive(inbox, "x", 1)
     cause = Exception("cut")
-    inbox.reset(cause)
+    inbox.reset(Reset(cause))
     receive(inbox, "x", 2)
     assert content(first) == [1, "R", 2]
     second.take()

@@ -28,8 +28,17 @@ class Send(Entry):
         super().settle(outcome)
 
 
+def settle(entry: Entry, outcome: Outcome) -> None:
+    entry.settle(outcome)
+
+
+def settle_acked(entries: list[Entry]) -> None:
+    for entry in entries:
+        entry.settle(ACKED)
+
+
 def outgoing(window: Bounds = PLENTY, held: Bounds = NONE, replay: Bounds = PLENTY) -> Outgoing:
-    return Outgoing(window, held, replay, lambda entry, outcome: entry.settle(outcome), VOID)
+    return Outgoing(window, held, replay, settle, settle_acked, VOID)
 
 
 def committed(out: Outgoing, *data: str, **options: Any) -> list[Send]:

@@ -59,12 +59,21 @@ def terms(
     return Terms((messages, size), (0, 0), replay, message_bytes)
 
 
+def settle(entry: Entry, outcome: Outcome) -> None:
+    entry.settle(outcome)
+
+
+def settle_acked(entries: list[Entry]) -> None:
+    for entry in entries:
+        entry.settle(ACKED)
+
+
 class Side:
     """A `Numbered`, with what it was given and what it asks for."""
 
     def __init__(self, own: Terms, peer: Terms, syntax: Syntax = JSON_SYNTAX) -> None:
         self.numbered = Numbered(
-            "id", syntax, own, peer, Bounds(*own.held), lambda e, outcome: e.settle(outcome)
+            "id", syntax, own, peer, Bounds(*own.held), settle, settle_acked
         )
         self.syntax = syntax
         self.binary = syntax.binary

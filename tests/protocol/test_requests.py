@@ -132,10 +132,7 @@ class Pair:
         return data
 
     def serve(self, *types: str, by: Session | None = None) -> RequestQueue:
-        requests = (by or self.server).requests
-        queue = requests.serve(frozenset(types) or None)
-        requests.hand_out()
-        return queue
+        return (by or self.server).requests.serve(frozenset(types) or None)
 
     def read(self, message: Message[Any] | None) -> Any:
         assert message is not None
@@ -344,8 +341,8 @@ def test_requests_wait_for_the_first_to_serve(pair: Pair) -> None:
     assert not bad.over
     assert good.ask.outcome is None
     requests = pair.server.requests
-    first = requests.serve(frozenset(["other"]))
-    second = requests.serve(frozenset(["good"]))
+    first = requests.serve(frozenset(["other"]), hold=True)
+    second = requests.serve(frozenset(["good"]), hold=True)
     assert not first.inquiries
     requests.hand_out()
     assert len(second.inquiries) == 1

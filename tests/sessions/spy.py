@@ -7,7 +7,7 @@ opinion: `checks` compares what it saw with what the plan allows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Final
@@ -99,6 +99,7 @@ class Spy:
             _after(Inbox, "receive", self._receive),
             _after(Inbox, "reset", self._reset),
             _after(Outgoing, "commit", self._commit),
+            _after(Outgoing, "commit_all", self._commit_all),
             _after(Outgoing, "roll_back", self._roll_back),
             _after(Outgoing, "resume", self._resume),
         ):
@@ -139,8 +140,8 @@ class Spy:
             if queue.messages > 1:
                 life.most_bytes = max(life.most_bytes, queue.total_bytes)
 
-    def _reset(self, _: None, inbox: Inbox, cause: Exception | None) -> None:
-        self._of_inbox[inbox].items.append(Reset(cause))
+    def _reset(self, _: None, inbox: Inbox, mark: Reset) -> None:
+        self._of_inbox[inbox].items.append(mark)
 
     def _commit(self, _: None, out: Outgoing, entry: Entry) -> None:
         books = self.books[out]
@@ -154,6 +155,10 @@ class Spy:
         kept = [len(each.data) for each in out._unreceived if type(each) is not Note]
         if len(kept) > 1:
             books.unreceived_bytes = max(books.unreceived_bytes, sum(kept))
+
+    def _commit_all(self, _: None, out: Outgoing, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self._commit(None, out, entry)
 
     def _roll_back(self, done: bool, _: Outgoing, entry: Entry) -> None:
         if done:

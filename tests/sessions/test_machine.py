@@ -92,6 +92,11 @@ class Machine(RuleBasedStateMachine):
         self.token = 0
         self.up = False
         self.sent: list[Sent] = []
+        #: The frames that have arrived in this session, from each side.
+        self.arrived: tuple[list[bytes], list[bytes]] = ([], [])
+        syntax = syntax_of(self.codec)
+        assert syntax is not None
+        self.syntax = syntax
         self.dial()
 
     # The network
@@ -101,9 +106,7 @@ class Machine(RuleBasedStateMachine):
         hello = self.client.session.hello()
         if lost == "hello":
             return
-        words = self.client.session.syntax
-        assert words is not None
-        said = words.hello(_text(hello))
+        said = self.syntax.hello(_text(hello))
         server = self.server
         fresh = server is None or server.session.numbered is None
         if fresh or not said.session or said.session != self.id_of(server):
@@ -111,6 +114,7 @@ class Machine(RuleBasedStateMachine):
                 server.session.end()
             self.server = server = End.make(self.codec, REPLAY)
             self.servers.append(server)
+            self.arrived = ([], [])
         assert server is not None
         if server.session.linked:  # half-open
             self.notice(server)
@@ -185,13 +189,23 @@ class Machine(RuleBasedStateMachine):
             end.pipe.extend(batch for batch in batches if isinstance(batch, Batch))
         return bool(batches)
 
-    def transfer(self, side: int, count: int) -> None:
+    def transfer(self, side: int, count: int, again: int = 0) -> None:
         to = self.end(1 - side)
         pipe = self.end(side).pipe
         for _ in range(min(count, len(pipe))):
-            to.session.receive([_text(pipe.popleft())], self.now)
+            to.session.receive([_text(self.overlap(side, pipe.popleft(), again))], self.now)
             while not to.session.route():
                 pass  # a full stream's consumer had its turn
+
+    def overlap(self, side: int, batch: Batch, again: int) -> Batch:
+        """The same batch, from some frames earlier on that the other side has already."""
+        syntax, arrived = self.syntax, self.arrived[side]
+        header, frames = syntax.split(_text(batch))
+        known = arrived[len(arrived) - min(again, len(arrived)) :]
+        new = [frame.encode() if isinstance(frame, str) else frame for frame in frames]
+        arrived += new
+        header.first -= len(known)
+        return Batch(syntax.join(header, [*known, *new]), batch.binary, batch.last)
 
     # The rules
 
@@ -247,9 +261,9 @@ class Machine(RuleBasedStateMachine):
             self.take(side)
 
     @precondition(lambda self: self.up)
-    @rule(side=SIDES, count=st.integers(1, 4))
-    def arrive(self, side: int, count: int) -> None:
-        self.transfer(side, count)
+    @rule(side=SIDES, count=st.integers(1, 4), again=st.sampled_from((0, 0, 1, 2)))
+    def arrive(self, side: int, count: int, again: int) -> None:
+        self.transfer(side, count, again)
 
     @rule(side=SIDES, count=st.integers(1, 5))
     def consume(self, side: int, count: int) -> None:

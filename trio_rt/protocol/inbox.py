@@ -157,9 +157,8 @@ class Inbox:
                 queue.make_room(size)
                 queue.put(item, size, None)
 
-    def reset(self, cause: Exception | None) -> None:
+    def reset(self, mark: Reset) -> None:
         """Something may be missing here, in every stream."""
-        mark = Reset(cause)
         if self._hold is not None:
             self._hold.put_reset(mark)
         else:

@@ -349,10 +349,10 @@ class Requests:
 
     # The other side's
 
-    def serve(self, types: frozenset[str] | None) -> RequestQueue:
+    def serve(self, types: frozenset[str] | None, *, hold: bool = False) -> RequestQueue:
         """A queue for inquiries of these types. Raises `OptionError` where one has them.
 
-        Those that were held are handed out by `hand_out`.
+        `hold`: those that were held wait on, until `hand_out`.
         """
         for other in self._queues:
             if other.types == types or (types or set()) & (other.types or set()):
@@ -360,6 +360,8 @@ class Requests:
         queue = RequestQueue(types)
         queue.ended = self._ended
         self._queues.append(queue)
+        if not hold:
+            self.hand_out()
         return queue
 
     def hand_out(self) -> None:

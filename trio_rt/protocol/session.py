@@ -20,7 +20,17 @@ from itertools import chain
 from typing import Any, Final, TypeAlias
 
 from ..errors import DecodeError, LinkClosed
-from ..message import ACKED, INDETERMINATE, WITHDRAWN, WRITTEN, Malformed, Message, Outcome, dropped
+from ..message import (
+    ACKED,
+    INDETERMINATE,
+    WITHDRAWN,
+    WRITTEN,
+    Malformed,
+    Message,
+    Outcome,
+    Reset,
+    dropped,
+)
 from ..options import InboxLimits, OutboxLimits
 from .codec import Codec, JsonCodec, MsgpackCodec
 from .frames import (
@@ -91,6 +101,8 @@ class Session:
         self._former: Incoming | None = None
         #: Whether anything may have been missed when the next link begins.
         self._began = False
+        #: What the streams are to be told when the next link is up.
+        self._loss: Reset | None = None
         self._decode = decode
         self._correlate = correlate
         self._rate = _Rate(outbox.rate_per_s)
@@ -317,8 +329,8 @@ class Session:
         """Nobody knows what was missed since the last link, if there was one."""
         if self._began:
             self.route(final=True)
-            self.inbox.reset(cause)
             self._began = False
+            self._loss = Reset(cause)
 
     # From the network
 
@@ -326,6 +338,9 @@ class Session:
         """A link is open; `written` messages that are none of ours went before."""
         self.linked = self._began = True
         self._stalled = False
+        if self._loss is not None:
+            self.inbox.reset(self._loss)
+            self._loss = None
         self._link.link_up(written, now)
         self.lanes.go_online(now)
         if self.is_plain:

@@ -118,8 +118,8 @@ class Wire(Protocol):
         at once.
         """
 
-    def close_nowait(self, code: int, reason: str = "") -> None:
-        """Write a close frame if that needs no waiting, then `abort()`."""
+    def close_nowait(self, code: int, reason: str = "", *, last: Sequence[Frame] = ()) -> None:
+        """Write `last` and a close frame if that needs no waiting, then `abort()`."""
 
     def abort(self) -> None:
         """Close the stream now. Idempotent."""

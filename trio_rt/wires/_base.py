@@ -14,7 +14,7 @@ from .._outlet import Outlet
 from .._streams import READ_BYTES, abort_stream
 from ..errors import LinkClosed, OptionError
 from . import Frame
-from ._framing import PING, encode_control
+from ._framing import PING, encode_control, encode_messages
 
 __all__ = ["FRAGMENTS", "StreamWire"]
 
@@ -202,8 +202,10 @@ class StreamWire(abc.ABC):
         while data := await self._stream.receive_some(READ_BYTES):
             self.bytes_in += len(data)
 
-    def close_nowait(self, code: int, reason: str = "") -> None:
+    def close_nowait(self, code: int, reason: str = "", *, last: Sequence[Frame] = ()) -> None:
         check_close_code(code)
+        if last and self.idle and self._is_open():
+            self._outlet.write_now(encode_messages(last, masked=self._masks))
         if self.idle:
             self._start_closing(code, reason)
         self.abort()
