@@ -873,7 +873,7 @@ def test_the_end() -> None:
     one.say(first, second)
     one.numbered.note(Cancel(7))
     wakes = one.wakes
-    assert [each.data for each in one.numbered.end()] == [b"x", b"a", b"b"]
+    assert [each.data for each in one.numbered.end()] == [b"", b"a", b"b"]
     one.take()
     assert one.wakes == wakes
     assert one.numbered.unsettled == 0

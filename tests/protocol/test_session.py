@@ -590,6 +590,7 @@ def test_nothing_is_lost_in_silence(
         found += queue.take_many(next(turns, 0))
     session.route(final=final)
     session.begin_plain(None)
+    session.link_up(0.0, 0)
     found += queue.take_many(1000)
     assert isinstance(found.pop(), Reset)
     at = 0
@@ -624,6 +625,7 @@ def test_reset_between_links() -> None:
     session.link_down(1.0)
     assert drained(queue) == ["old"]
     session.begin_plain(None)
+    session.link_up(0.0, 0)
     session.link_up(2.0, 0)
     assert drained(queue) == ["unrouted", Reset()]
     session.receive(["new"], 2.0)
@@ -645,6 +647,7 @@ def test_reset_has_the_cause() -> None:
     queue = open_queue(session)
     cause = ConnectionError()
     session.begin_plain(cause)
+    session.link_up(0.0, 0)
     item = queue.take()
     assert isinstance(item, Reset)
     assert item.cause is cause
