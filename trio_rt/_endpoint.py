@@ -131,7 +131,8 @@ class Endpoint:
         ttl_s: float | None,
         when_offline: WhenOffline,
     ) -> Delivery:
-        self._check_size(data)
+        if len(data) > self._message_bytes:
+            self._check_size(data)
         if type(priority) is not Priority:
             raise OptionError("priority", "must be a Priority", priority)
         if key is not None or order is not None:

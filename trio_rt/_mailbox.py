@@ -77,12 +77,15 @@ class Mailbox:
         if self.closed:
             raise trio.ClosedResourceError
         now = self._clock()
-        if self.direct is not None and delivery.expires_at > now and self.direct(delivery, now):
+        direct = self.direct
+        if direct is not None and delivery.expires_at > now and direct(delivery, now):
             return
-        if (self._waiting and self._barred(delivery.priority)) or not self._offer(delivery, now):
+        if self._waiting:
+            if self._barred(delivery.priority) or not self._offer(delivery, now):
+                raise trio.WouldBlock
+            self._admit()  # it may have replaced or evicted a larger one
+        elif not self._offer(delivery, now):
             raise trio.WouldBlock
-        if self._waiting:  # it may have replaced or evicted a larger one
-            self._admit()
 
     async def put(self, delivery: Entry) -> None:
         """As `put_nowait`, but wait for room, or a turn for a direct write.
@@ -181,7 +184,10 @@ class Mailbox:
     def _offer(self, delivery: Entry, now: float) -> bool:
         if not self.session.offer(delivery, now):
             return False
-        self._wake_writer()
+        wake = self.wake
+        if wake is not None:
+            self.wake = None
+            wake()
         if delivery.expires_at != math.inf:
             self._watch_expiry()
         return True

@@ -46,8 +46,9 @@ class EnvelopeVerbs(Endpoint):
             Session(codec.decode, outbox, inbox, syntax, replay, codec.correlate), outbox
         )
         self._codec = codec
-        self._ambient = ambient()
-        self._id_prefix = f"{self._ambient.random.getrandbits(_BITS_OF_ID):016x}-"
+        world = ambient()
+        self._wall_s = world.wall_s
+        self._id_prefix = f"{world.random.getrandbits(_BITS_OF_ID):016x}-"
         self._ids = 0
 
     async def send(
@@ -213,16 +214,17 @@ class EnvelopeVerbs(Endpoint):
     ) -> Delivery:
         if priority.__class__ is not Priority:  # the codec needs one
             raise OptionError("priority", "must be a Priority", priority)
-        codec, meta = self._codec, self._meta(priority, key)
-        data = codec.encode(type, payload, meta)
-        return self._delivery(
-            meta.id, data, codec.binary, priority, key, order, ttl_s, when_offline
-        )
+        # As `_meta`; a call less at every message.
+        self._ids += 1
+        id = f"{self._id_prefix}{self._ids}"
+        codec = self._codec
+        data = codec.encode(type, payload, Meta(id, int(self._wall_s() * 1000), priority, key))
+        return self._delivery(id, data, codec.binary, priority, key, order, ttl_s, when_offline)
 
     def _meta(self, priority: Priority, key: str | None) -> Meta:
         self._ids += 1
         id = f"{self._id_prefix}{self._ids}"
-        return Meta(id, int(self._ambient.wall_s() * 1000), priority, key)
+        return Meta(id, int(self._wall_s() * 1000), priority, key)
 
     def _heartbeat(self) -> Heartbeat:
         codec, meta = self._codec, self._meta(Priority.NORMAL, None)

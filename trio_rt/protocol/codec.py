@@ -233,8 +233,14 @@ class JsonCodec(_EnvelopeCodec):
         super().__init__("JSON", msgspec.json, b"null")
 
     def encode(self, type: str, payload: Any, meta: Meta) -> bytes:
-        # Not `super()`, and not `in` for more than one byte: 0.3 us slower.
-        data = _EnvelopeCodec.encode(self, type, payload, meta)
+        # As the other's, not through it, and not `in` for more than one byte: 0.4 us less.
+        if type.__class__ is not str:
+            return _EnvelopeCodec.encode(self, type, payload, meta)
+        name = _NAMES[meta.priority]
+        try:
+            data = self._encode(_Outbound(meta.id, type, payload, meta.timestamp, name, meta.key))
+        except Exception as error:
+            raise self._unencodable(type, payload, meta, error) from error
         if data.find(b"null") >= 0 and payload is not None and _has_nonfinite(payload):
             raise PayloadError("payload", "must fit in JSON (no NaN, no infinity)", payload)
         if _LINE_FEED in data:
