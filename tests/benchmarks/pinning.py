@@ -10,11 +10,17 @@ CLIENT_CORE: Final = 0
 SERVER_CORE: Final = 1
 
 
+#: Tells the processes that a pinned one starts which cores there are: they inherit
+#: its one core, and would all share it.
+_CORES: Final = "TRIO_RT_BENCHMARK_CORES"
+
+
 def pin(core: int) -> None:
     """Keep this process on one of the cores it may use; nothing where that is unknown."""
     if hasattr(os, "sched_setaffinity"):
-        allowed = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {allowed[core % len(allowed)]})
+        mine = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+        allowed = os.environ.setdefault(_CORES, mine).split(",")
+        os.sched_setaffinity(0, {int(allowed[core % len(allowed)])})
 
 
 def cores() -> int:

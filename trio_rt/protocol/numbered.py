@@ -21,7 +21,7 @@ from ..errors import LinkClosed, PayloadError
 from ..message import Outcome, dropped
 from .frames import BATCH_FRAMES, Aside, Bye, Control, Position, Req, Syntax, Terms, Void
 from .lanes import BATCH_BYTES, Entry
-from .ledger import ACK_S, Bounds, Incoming, Note, Outgoing, Slot
+from .ledger import ACK_S, ACK_SHARE, Bounds, Incoming, Note, Outgoing, Slot
 from .plain import Arrival, Heartbeat, size_bytes
 
 __all__ = ["UNANSWERED_S", "Batch", "Numbered"]
@@ -78,6 +78,7 @@ class Numbered:
             out, Bounds(*peer.held), Bounds(*own.replay), settle, settle_acked, syntax.void
         )
         self.into = Incoming(into, Bounds(*own.held), still_held, Bounds(*peer.replay), self._due)
+        self._share = max(1, out.messages // ACK_SHARE)
         self._notes: deque[Note] = deque()
         self._asides: list[bytes] = []
         self._frames: list[bytes] = []
@@ -136,8 +137,13 @@ class Numbered:
     # Out
 
     def room(self) -> tuple[float, float]:
-        """How many messages, and bytes, may be committed now."""
-        return self.out.room()
+        """How many messages, and bytes, may be committed now: a part of the window.
+
+        A batch of all of it would be taken and acknowledged as a whole, and either side
+        would wait while the other works.
+        """
+        most, size = self.out.room()
+        return min(most, self._share), size
 
     @property
     def takes_any(self) -> bool:
