@@ -38,6 +38,7 @@ WORDS = {
     "CutKind": '`"rst"`, `"fin"` or `"vanish"`.',
     "FaultKind": 'A `CutKind`, `"stall"`, `"refuse"`, `"black_hole"` or `"jump"`.',
     "Towards": '`"server"` or `"client"`: the direction in which bytes travel.',
+    "traceparent": "A `ContextVar`: the trace of the running task, which requests take along.",
     "aclose": "As `close()`, and a checkpoint.",
     "close": "Close it; idempotent, and does not wait.",
     "statistics": "A snapshot of the books.",
@@ -45,7 +46,15 @@ WORDS = {
 
 #: What the library itself calls.
 INTERNAL = {
-    *("Peer.run", "RawPeer.run", "Server.run", "Greeting.end", "Delivery.settle"),
+    *(
+        f"{peer}.{name}"
+        for peer in ("Peer", "RawPeer")
+        for name in (
+            *("live", "run_link", "check_hello", "welcome", "yield_link", "end"),
+            *("is_resumable", "received"),
+        )
+    ),
+    *("Server.run", "Greeting.end", "Delivery.disown", "Delivery.notify", "Delivery.settle"),
     *("VirtualLink.carry", "VirtualLink.finish", "VirtualLink.note", "VirtualLink.stop_reading"),
     *("VirtualListener.offer", "VirtualListener.full", "Relay.serve"),
 }
@@ -64,7 +73,7 @@ def kind(thing: Any) -> str:
 
 def sentence(name: str, thing: Any) -> str:
     """The first sentence of its docstring."""
-    words = WORDS.get(name) or thing.__doc__ or WORDS.get(name.rpartition(".")[2])
+    words = WORDS.get(name) or getattr(thing, "__doc__", None) or WORDS.get(name.rpartition(".")[2])
     assert words, f"{name} has no docstring"
     paragraph = " ".join(inspect.cleandoc(words).partition("\n\n")[0].split())
     return paragraph.partition(". ")[0].rstrip(".") + "."

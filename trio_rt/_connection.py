@@ -146,7 +146,7 @@ class Supervised(Endpoint):
                 return
 
     def _is_drained(self) -> bool:
-        return self._closing and not self._session.unsettled
+        return self._closing and self._session.is_drained
 
     async def _attempt(self) -> tuple[LinkError | None, bool]:
         """One dial, and its link if it comes to one: what ended it, and which of the two.
@@ -211,23 +211,31 @@ class Supervised(Endpoint):
     async def _introduced(self, granted: Granted, nursery: trio.Nursery) -> tuple[Wire, bool]:
         """A wire on which it is settled whether there is a session, and which.
 
-        A server that cannot bear the offer of one is dialled again at once.
+        A server that cannot bear the offer of one is dialled again at once, without.
         """
-        required = self._settings.session == "require"
-        while True:
-            offer = self._offer()
-            try:
-                wire = await self._dial_with(granted, nursery, offer)
-                try:
-                    return wire, await self._introduce(wire, offer)
-                except BaseException:
-                    self._give_up(wire)
-                    raise
-            except (HandshakeError, NoWelcome) as error:
-                if isinstance(error, HandshakeError) and error.status != 400:
-                    raise
-                if not offer or required or not self._route.offer_refused():
-                    raise
+        offer = self._offer()
+        try:
+            return await self._open(granted, nursery, offer)
+        except (HandshakeError, NoWelcome) as error:
+            if not offer or not self._forgoes_session(error):
+                raise
+        return await self._open(granted, nursery, ())
+
+    async def _open(
+        self, granted: Granted, nursery: trio.Nursery, offer: tuple[str, ...]
+    ) -> tuple[Wire, bool]:
+        wire = await self._dial_with(granted, nursery, offer)
+        try:
+            return wire, await self._introduce(wire, offer)
+        except BaseException:
+            self._give_up(wire)
+            raise
+
+    def _forgoes_session(self, error: HandshakeError | NoWelcome) -> bool:
+        """Whether a dial failed because of the offer, and may do without it."""
+        if isinstance(error, HandshakeError) and error.status != 400:
+            return False
+        return self._settings.session != "require" and self._route.offer_refused()
 
     def _give_up(self, wire: Wire) -> None:
         """The link ends before it is up; a session that was broken on it is lost."""

@@ -128,16 +128,19 @@ class Hooks:
         Raises `HookError`, or the `LinkError` that ended the link.
         """
         greeting = Greeting(wire, session, resumed=resumed)
+        greeted = False
         try:
             if self.greet is not None:
                 await self.greet(greeting)
-        except BaseException as error:
-            session.greeting_failed()
-            if isinstance(error, LinkError) or not isinstance(error, Exception):
-                raise
+            greeted = True
+        except LinkError:
+            raise
+        except Exception as error:
             raise hook_failed("greet", error) from error
         finally:
             greeting.end()
+            if not greeted:
+                session.greeting_failed()
 
 
 def hook_failed(hook: str, error: Exception) -> HookError:

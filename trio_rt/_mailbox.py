@@ -142,7 +142,7 @@ class Mailbox:
                     delivery.notify()
                 else:
                     self._watched.append(delivery)
-        if self._settled_event is not None and not self.session.unsettled and not self._waiting:
+        if self._settled_event is not None and self.session.is_drained and not self._waiting:
             self._settled_event.set()
             self._settled_event = None
 
@@ -167,9 +167,12 @@ class Mailbox:
         self.moved()
 
     async def wait_drained(self) -> None:
-        """Wait until every accepted send has its outcome. Cancelling only stops the wait."""
+        """Wait until every accepted send has its outcome, and every reply has arrived.
+
+        Cancelling only stops the wait.
+        """
         await trio.lowlevel.checkpoint()
-        while self.session.unsettled or self._waiting:
+        while not self.session.is_drained or self._waiting:
             if self._settled_event is None:
                 self._settled_event = trio.Event()
             await self._settled_event.wait()

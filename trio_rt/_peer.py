@@ -142,7 +142,7 @@ class Served(Endpoint):
     @property
     def is_resumable(self) -> bool:
         """Whether a session outlives the link that has just ended."""
-        return not self.gone and self._session.numbered is not None
+        return not (self.gone or self.leaving) and self._session.numbered is not None
 
     async def yield_link(self) -> None:
         """Another link wants the session: end this one, and wait until it is free."""

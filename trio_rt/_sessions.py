@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 from collections import Counter
 from typing import Final
 
@@ -121,12 +122,10 @@ class Sessions:
         """The task that ends what was kept long enough."""
         while True:
             first = next(iter(self._waiting.values()), None)
-            if first is None:
-                await self._work.wait()
-            elif first.until <= trio.current_time():
-                self._end(first)
-            else:
-                await self._work.wait(first.until)
+            await self._work.wait(math.inf if first is None else first.until)
+            now = trio.current_time()
+            for kept in [kept for kept in self._waiting.values() if kept.until <= now]:
+                self._end(kept)
 
     def _end(self, kept: _Kept) -> None:
         kept.peer.end()

@@ -212,15 +212,20 @@ def _session(
 
 _SESSIONS: Final = [
     _session(
-        "session, acked sends",
-        "acked sends",
+        "session, acked sends, send_nowait",
+        "acked sends, send_nowait",
         peer=("aiohttp_uvloop", "send text"),
         must=1,
         aim=1.5,
     ),
     _session(
-        "second wire, session, acked sends",
-        "acked sends",
+        "session, acked sends, await send",
+        "acked sends, await send",
+        peer=("aiohttp_uvloop", "send text"),
+    ),
+    _session(
+        "second wire, session, acked sends, await send",
+        "acked sends, await send",
         client="session_ours_trio_websocket",
         peer=("bare_trio", "send text"),
         must=5,

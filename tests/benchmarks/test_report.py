@@ -92,8 +92,9 @@ def test_rows_of_sessions_have_the_bounds_that_are_promised() -> None:
         for row in rows
     ]
     assert bounds == [
-        ("session, acked sends", "messages/s", None, (1, 1.5)),
-        ("second wire, session, acked sends", "messages/s", None, (5, None)),
+        ("session, acked sends, send_nowait", "messages/s", None, (1, 1.5)),
+        ("session, acked sends, await send", "messages/s", None, (None, None)),
+        ("second wire, session, acked sends, await send", "messages/s", None, (5, None)),
         ("session, request, 64 in flight", "requests/s", None, (3, None)),
         ("session, exchange of 10,000 parts", "parts/s", 50_000),
         ("session, cut to first new message", "ms", 50),

@@ -103,7 +103,7 @@ SESSION_MUTANTS: Final = (
     Mutant(
         "window in messages only",
         "trio_rt/protocol/ledger.py",
-        "        return most, self._window.bytes - size if messages else math.inf\n",
+        "        return most, self._window.bytes - size\n",
         "        return most, math.inf\n",
         (SWEEP, LEDGER),
     ),
@@ -154,7 +154,7 @@ SESSION_MUTANTS: Final = (
     Mutant(
         "a new session without a reset",
         "trio_rt/protocol/session.py",
-        "            self.inbox.reset(cause)\n",
+        "            self.inbox.reset(self._loss)\n",
         "            pass\n",
         (SWEEP,),
     ),
@@ -183,8 +183,8 @@ SESSION_MUTANTS: Final = (
     Mutant(
         "parts without credit",
         "trio_rt/protocol/requests.py",
-        "        return waiting < self._limits.messages and (",
-        "        return True or (",
+        "        return _has_room(self._limits, waiting, self._sent_bytes - self._taken_bytes, size)\n",
+        "        return True\n",
         ("tests/test_requests.py", "tests/protocol/test_requests.py"),
     ),
     Mutant(

@@ -172,8 +172,8 @@ MUTANTS: Final = (
     Mutant(
         "a lost socket stays open",
         "trio_rt/_tasks.py",
-        "                self.wire.close_nowait(1001)\n            self.wire.abort()\n",
-        "                self.wire.close_nowait(1001)\n",
+        "            self.wire.abort()\n\n    async def _say_bye",
+        "            pass\n\n    async def _say_bye",
     ),
     Mutant(
         "draining waits for the backoff",
@@ -220,14 +220,14 @@ MUTANTS: Final = (
     Mutant(
         "Reset missing",
         "trio_rt/protocol/session.py",
-        "            self.inbox.reset(cause)\n",
+        "            self.inbox.reset(self._loss)\n",
         "",
     ),
     Mutant(
         "Reset before what had arrived",
         "trio_rt/protocol/session.py",
-        "            self.route(final=True)\n            self.inbox.reset(cause)\n",
-        "            self.inbox.reset(cause)\n            self.route(final=True)\n",
+        "            self.route(final=True)\n            self._began = False\n",
+        "            self._began = False\n",
         ("tests/protocol/test_session.py",),
     ),
     Mutant(

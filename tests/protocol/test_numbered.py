@@ -72,9 +72,7 @@ class Side:
     """A `Numbered`, with what it was given and what it asks for."""
 
     def __init__(self, own: Terms, peer: Terms, syntax: Syntax = JSON_SYNTAX) -> None:
-        self.numbered = Numbered(
-            "id", syntax, own, peer, Bounds(*own.held), settle, settle_acked
-        )
+        self.numbered = Numbered("id", syntax, own, peer, Bounds(*own.held), settle, settle_acked)
         self.syntax = syntax
         self.binary = syntax.binary
         self.wakes = 0

@@ -21,7 +21,7 @@ from ..errors import LinkClosed, PayloadError
 from ..message import Outcome, dropped
 from .frames import BATCH_FRAMES, Aside, Bye, Control, Position, Req, Syntax, Terms, Void
 from .lanes import BATCH_BYTES, Entry
-from .ledger import ACK_S, ACK_SHARE, Bounds, Incoming, Note, Outgoing, Slot
+from .ledger import ACK_S, Bounds, Incoming, Note, Outgoing, Slot
 from .plain import Arrival, Heartbeat, size_bytes
 
 __all__ = ["UNANSWERED_S", "Batch", "Numbered"]
@@ -78,7 +78,6 @@ class Numbered:
             out, Bounds(*peer.held), Bounds(*own.replay), settle, settle_acked, syntax.void
         )
         self.into = Incoming(into, Bounds(*own.held), still_held, Bounds(*peer.replay), self._due)
-        self._share = max(1, out.messages // ACK_SHARE)
         self._notes: deque[Note] = deque()
         self._asides: list[bytes] = []
         self._frames: list[bytes] = []
@@ -98,6 +97,11 @@ class Numbered:
     def unsettled(self) -> int:
         """Accepted sends that were committed and have no outcome."""
         return self.out.unsettled - self._is_tentative
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether the other side has all that was to be sent, or wants nothing any more."""
+        return self.over is not None or not (self._notes or self.out.unreceived)
 
     # By the program
 
@@ -137,13 +141,8 @@ class Numbered:
     # Out
 
     def room(self) -> tuple[float, float]:
-        """How many messages, and bytes, may be committed now: a part of the window.
-
-        A batch of all of it would be taken and acknowledged as a whole, and either side
-        would wait while the other works.
-        """
-        most, size = self.out.room()
-        return min(most, self._share), size
+        """How many messages, and bytes, may be committed now."""
+        return self.out.room()
 
     @property
     def takes_any(self) -> bool:

@@ -167,6 +167,12 @@ class Session:
             + (0 if numbered is None else numbered.unsettled)
         )
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether every accepted send has its outcome, and every reply has arrived."""
+        numbered = self.numbered
+        return not self.unsettled and (numbered is None or numbered.is_flushed)
+
     # Out
 
     def may_send_directly(self, entry: Entry, now: float) -> bool:

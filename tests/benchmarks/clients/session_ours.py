@@ -22,6 +22,8 @@ from . import Figure, Job, Run, Stopwatch, Target
 from ._session_server import session_server
 from ._trio import on_trio
 
+#: Sends in a row before the other tasks get a turn, as `await send` gives them one.
+TURN: Final = 64
 #: Requests that wait for their replies at the same time.
 IN_FLIGHT: Final = 64
 PARTS: Final = 10_000
@@ -59,6 +61,29 @@ async def _send(wire: WireName, url: str, messages: int) -> Stopwatch:
             await conn.send("ask")
             confirmed = await _whole(stream)
             watch.stop()
+            if confirmed.payload != messages:
+                raise AssertionError(f"{messages} sent, {confirmed.payload} arrived")
+            _check_acked(conn, messages + 1)
+            return watch
+
+
+async def _send_nowait(wire: WireName, url: str, messages: int) -> Stopwatch:
+    async with trio_rt.connect(url, wire=wire) as conn:
+        with conn.subscribe() as stream:
+            await conn.wait_connected()
+            refused, send = 0, conn.send_nowait
+            watch = Stopwatch()
+            for number in range(messages):
+                try:
+                    send(EVENT, PAYLOAD)
+                except trio.WouldBlock:
+                    refused += 1
+                    await conn.send(EVENT, PAYLOAD)
+                if not number % TURN:
+                    await trio.lowlevel.checkpoint()
+            await conn.send("ask")
+            confirmed = await _whole(stream)
+            watch.stop(would_block=refused)
             if confirmed.payload != messages:
                 raise AssertionError(f"{messages} sent, {confirmed.payload} arrived")
             _check_acked(conn, messages + 1)
@@ -187,14 +212,20 @@ async def _resume(url: str) -> Run:
     return Run(statistics.median(found), notes={"slowest": max(found)})
 
 
-def send_job(wire: WireName) -> Job:
-    """Sends on one wire."""
-
+def _job(send: Callable[..., Awaitable[Stopwatch]], wire: WireName) -> Job:
     def run(target: Target, messages: int) -> Stopwatch:
         with session_server() as url:
-            return on_trio(partial(_send, wire))(url, messages)
+            return on_trio(partial(send, wire))(url, messages)
 
     return run
+
+
+def send_jobs(wire: WireName) -> dict[str, Job]:
+    """Sends on one wire."""
+    return {
+        "acked sends, send_nowait": _job(_send_nowait, wire),
+        "acked sends, await send": _job(_send, wire),
+    }
 
 
 def _requests(target: Target, messages: int) -> Stopwatch:
@@ -211,7 +242,7 @@ def _figure(run: Callable[[str], Awaitable[Run]], window: int | None = None) -> 
 
 
 JOBS: Final[dict[str, Job]] = {
-    "acked sends": send_job("websockets"),
+    **send_jobs("websockets"),
     "request": _requests,
 }
 FIGURES: Final[dict[str, Figure]] = {

@@ -5,6 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from . import Job
-from .session_ours import send_job
+from .session_ours import send_jobs
 
-JOBS: Final[dict[str, Job]] = {"acked sends": send_job("trio-websocket")}
+JOBS: Final[dict[str, Job]] = send_jobs("trio-websocket")
