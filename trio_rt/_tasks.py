@@ -18,7 +18,7 @@ takes it, and the writer stays away meanwhile.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import trio
@@ -73,6 +73,8 @@ class Link:
         self._direct = self._write_directly if wire.sends_at_once else None
         self._soon = None if wire.sends_at_once else self._write_soon
         self._sender_writes = False
+        # What was taken for the wire, which was not ready for it after all.
+        self._taken: Sequence[Frame] = ()
         self._bytes_in = wire.bytes_in
         self._pongs = 0
         self._spawn: Callable[[Callable[[], Awaitable[None]]], None]
@@ -136,6 +138,8 @@ class Link:
                         self.fail(LinkClosed(1006, str(error)))
                         await trio.lowlevel.checkpoint()
                 mailbox.link_up(self._direct, self._soon, self._wake, self.wire.written)
+                if self.wire.sends_at_once:
+                    self._session.flush = self._flush
                 self.wire.on_control = self._attend
                 opened()
                 if self._session.ready_at(trio.current_time()) < math.inf:
@@ -147,6 +151,7 @@ class Link:
                     await self.read()
         finally:
             self.over = True
+            self._session.flush = None
             self._session.written(self.wire.written)
             mailbox.link_down()
             self.down.set()
@@ -204,7 +209,8 @@ class Link:
                     if wire.wants_flush:
                         await wire.flush()
                         session.written(wire.written)
-                    batch = session.take(trio.current_time())
+                    batch = self._taken or session.take(trio.current_time())
+                    self._taken = ()
                     if not batch:
                         break
                     await wire.send(batch)
@@ -290,6 +296,20 @@ class Link:
         if wire.wants_flush:
             self._wake()
         return True
+
+    def _flush(self) -> None:
+        """Write what waits, if that needs no waiting: there is a batch of it already.
+
+        The other side can begin on it while the tasks of this turn go on.
+        """
+        if self._taken or self.over or not self.wire.idle:
+            return
+        batch = self._session.take(trio.current_time())
+        if batch and not self.wire.send_nowait(batch):
+            self._taken = batch
+            self._wake()
+        self._session.written(self.wire.written)
+        self._mailbox.moved()
 
     async def _write_soon(self, delivery: Entry) -> bool:
         """The same in a turn of the loop, in which the writer stays away.

@@ -58,11 +58,10 @@ SESSION_MUTANTS: Final = (
     Mutant(
         "replies inside the window",
         "trio_rt/protocol/ledger.py",
-        "        if entry.__class__ is not Note:\n            self._unsettled.append",
-        "        if entry.__class__ is Note:\n"
-        "            self._messages += 1\n"
-        "        else:\n"
-        "            self._unsettled.append",
+        "            not self._again\n            and len(self._unreceived)",
+        "            not self._again\n"
+        "            and self.in_window[0] < self._window.messages\n"
+        "            and len(self._unreceived)",
         ("tests/test_requests.py",),
     ),
     Mutant(

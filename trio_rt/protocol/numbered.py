@@ -103,6 +103,11 @@ class Numbered:
         """Whether the other side has all that was to be sent, or wants nothing any more."""
         return self.over is not None or not (self._notes or self.out.unreceived)
 
+    @property
+    def waiting_notes(self) -> int:
+        """Notes that are not committed."""
+        return len(self._notes)
+
     # By the program
 
     def note(self, frame: Control) -> Note:

@@ -320,7 +320,7 @@ class Requests:
         call = None if id is None else self.foreign.get(id)
         if call is None:
             return False
-        call.finish(msgspec.structs.replace(message, received_at=now), None)
+        call.finish(_received(message, now), None)
         return True
 
     def drop(self, call: Call) -> None:
@@ -476,7 +476,7 @@ class Requests:
             (message,) = self._decode(data)
         except DecodeError as error:
             raise breach(f"an answer that cannot be read: {error.rule}") from error
-        return msgspec.structs.replace(message, received_at=now)
+        return _received(message, now)
 
     def _inquire(self, frame: Req, slot: Slot, now: float) -> None:
         if frame.id in self._inquiries:
@@ -492,7 +492,7 @@ class Requests:
             self.note(self.refusal(frame.id, "malformed", error.rule))
             self._note_final()
             return
-        message = msgspec.structs.replace(message, received_at=now)
+        message = _received(message, now)
         inquiry = Inquiry(self, frame, message, slot)
         self._inquiries[frame.id] = inquiry
         if self._held is not None:
@@ -533,6 +533,19 @@ def _has_room(limits: Bounds, waiting: int, waiting_bytes: int, size: int) -> bo
 def _words(text: str, most: int) -> str:
     """The beginning of `text`, as it can be encoded."""
     return text[: max(0, most)].encode(errors="replace").decode()
+
+
+def _received(message: Message[Any], now: float) -> Message[Any]:
+    # `msgspec.structs.replace` takes four times as long.
+    return Message(
+        message.type,
+        message.payload,
+        message.id,
+        message.timestamp,
+        message.priority,
+        message.key,
+        now,
+    )
 
 
 def _nothing() -> None:

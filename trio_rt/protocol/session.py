@@ -53,6 +53,9 @@ from .requests import Requests
 
 __all__ = ["Decode", "Heartbeat", "Session", "bounds", "syntax_of"]
 
+#: Requests and replies that wait before they are written in the midst of a turn.
+EARLY: Final = 32
+
 #: How much of a second's worth of messages may leave at once under `rate_per_s`.
 BURST_S: Final = 0.1
 
@@ -89,6 +92,8 @@ class Session:
         self.syntax = syntax
         #: Called when there is something to send that the program did not queue.
         self.wake: Callable[[], None] = _nothing
+        #: Writes what waits, if that needs no waiting; None where it always does.
+        self.flush: Callable[[], None] | None = None
         #: The numbered session, from its beginning to its loss.
         self.numbered: Numbered | None = None
         self._plain = PlainLink(self._settle, self._count_written)
@@ -172,6 +177,15 @@ class Session:
         """Whether every accepted send has its outcome, and every reply has arrived."""
         numbered = self.numbered
         return not self.unsettled and (numbered is None or numbered.is_flushed)
+
+    def hurry(self) -> None:
+        """Write now where a good part of a batch waits: many tasks may be about to add to it,
+        and the other side has nothing to do meanwhile."""
+        numbered, flush = self.numbered, self.flush
+        if numbered is None or flush is None:
+            return
+        if len(self.lanes) + numbered.waiting_notes >= EARLY:
+            flush()
 
     # Out
 
