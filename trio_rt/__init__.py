@@ -4,14 +4,16 @@ General layout, from the bottom up; a module imports only from lower layers:
 
     errors, options, message       the vocabulary
     protocol/                      sans-I/O: codec, backoff, lifecycle, lanes, pulse,
-                                   verdict, url, route, inbox, session
+                                   verdict, url, route, inbox, session (plain and
+                                   numbered links), frames, ledger, requests
     _streams, _outlet, wires/      bytes: sockets, TLS, one live WebSocket
     delivery, _subscription,       the faces of lanes and inbox in trio
     _mailbox, _states
     _tasks, _dial, _accept         one link: its tasks, and how it comes to be
-    _endpoint, _verbs              what a connection and a server's peer can do alike
+    _welcome                       the first words of a session's link
+    _endpoint, _verbs, _requests   what a connection and a server's peer can do alike
     _connection, _connect          connect()
-    _peer, _server                 serve()
+    _peer, _sessions, _server      serve()
     testing/                       a virtual network to run programs in
 
 Everything public is imported here; the modules with an underscore may change.

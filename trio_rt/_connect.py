@@ -113,7 +113,7 @@ def connect(
     - `codec`: "json", "msgpack", "raw" (gives a `RawConnection`) or a `Codec`.
     - `session`: "offer" one to the server, "require" one, or "off". With a server
       that knows them nothing is lost or doubled over any number of cut links; with
-      others the plain envelope is spoken.
+      others the plain envelope is spoken. "raw" and a `Codec` of one's own have none.
     - `reconnect`, `liveness` (None: off), `outbox`, `inbox`: see their classes.
     - `ssl_context`: None is the default context of the `ssl` module.
     - `proxy`: `http://[user:password@]host:port`.

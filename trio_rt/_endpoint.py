@@ -34,7 +34,7 @@ WhenOffline: TypeAlias = Literal["queue", "fail", "drop"]
 class Statistics:
     """A snapshot of one connection's or peer's books.
 
-    `accepted` sends = the sum of `outcomes` + `queued` + `in_flight`.
+    `accepted` sends, requests included, = the sum of `outcomes` + `queued` + `in_flight`.
     """
 
     accepted: int
@@ -42,11 +42,12 @@ class Statistics:
     #: Messages in the outbox, by the priority of the lane they are in.
     queued: Mapping[Priority, int]
     queued_bytes: int
-    #: Handed to the link, not wholly taken by the kernel.
+    #: Committed, and without an outcome: in a session not acked yet, on a plain link
+    #: not wholly taken by the kernel.
     in_flight: int
     #: Sends that are parked because the outbox is full.
     waiting: int
-    #: WebSocket messages received, on all links.
+    #: WebSocket messages received, on all links; in a session each is a batch.
     received: int
     #: Received when no stream wanted them.
     discarded: int
@@ -82,6 +83,7 @@ class Endpoint:
     async def drain(self) -> None:
         """Wait until every accepted send has its outcome.
 
+        In a session also until the other side has received all replies to its requests.
         Cancelling stops the wait and nothing else.
         """
         await self._mailbox.wait_drained()

@@ -79,7 +79,11 @@ class Greeting:
         self._over = False
 
     async def send(self, data: str | bytes) -> None:
-        """Send one message as it is. Cancelling it fails the attempt."""
+        """Send one message as it is. Cancelling it fails the attempt.
+
+        Raises `LinkClosed` if the link ends, and in a session `PayloadError` for what is
+        no envelope of its codec, or larger than the server takes.
+        """
         self._check()
         encoded, binary = encode_raw(data)
         frame = self._session.outside(Entry(encoded, binary=binary))

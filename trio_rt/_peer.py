@@ -1,4 +1,4 @@
-"""One client as the server's handler sees it, over all the links of its session."""
+"""One client as the server's handler sees it: all links of a session, or one plain link."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class Served(Endpoint):
 
     @property
     def received(self) -> int:
-        """WebSocket messages received, on all links."""
+        """WebSocket messages received, on all links; in a session each is a batch."""
         return self._session.received
 
     @property

@@ -130,8 +130,8 @@ class Server:
 
         Their closes (1012, with the advice to wait a random part of `over_s`)
         are spread over `over_s`, so that they do not all return at once; who is
-        still in the handshake is closed behind it. Ends when the last peer is
-        gone; `serve()` then returns. Cancelling leaves the server without
+        still in the handshake is closed behind it. A session without a link ends
+        at once. Ends when the last peer is gone; `serve()` then returns. Cancelling leaves the server without
         listeners, and the other peers connected.
         """
         check_number("over_s", over_s, finite=True)
@@ -441,7 +441,8 @@ async def serve(
     - `accept(handshake)`: returns an identity, or raises `Refuse`. Without it
       browsers are taken from the server's own origin only. It runs on every link;
       a session is resumed only by who has an equal identity.
-    - `session`: what is kept of a session without a link; None: there are none.
+    - `session`: what is kept of a session without a link. None: there are no
+      sessions; nor with "raw" or a `Codec` of one's own.
     - `protocols`: subprotocols known here, the favourite first.
     - `limits`, `liveness`, `outbox`, `inbox`: of each client; see their classes.
     - `compression`: agree to permessage-deflate.

@@ -175,8 +175,9 @@ class Link:
         """The reader: wire -> session -> streams."""
         session, wire, mailbox = self._session, self.wire, self._mailbox
         try:
+            arriving = session.arriving
             while True:
-                if session.has_arrivals:
+                if arriving:
                     self.proven = True
                     while not session.route():
                         # Two, since tasks run in any order within a turn: only
@@ -191,7 +192,8 @@ class Link:
                 if batch:
                     self.proven = True
                     session.receive(batch, trio.current_time())
-                    mailbox.moved()
+                    if session.numbered is not None:
+                        mailbox.moved()  # there may be acks among it
         except LinkError as cause:
             self.fail(cause)
         finally:
@@ -335,6 +337,8 @@ class Link:
             else:
                 # A session lost in that turn has given it an outcome.
                 sent = not session.undo(delivery)
-            if wire.wants_flush or session.ready_at(now) < math.inf:
+            if wire.wants_flush or (
+                session.numbered is not None and session.ready_at(now) < math.inf
+            ):
                 self._wake()
         return sent

@@ -69,10 +69,11 @@ class EnvelopeVerbs(Endpoint):
         - `order`: messages with the same `order` keep their order, whatever
           their priority.
         - `ttl_s`: seconds after which the message, if it has not left, is
-          `dropped("expired")`; None for never.
+          `dropped("expired")`; None for never. In a session also if it has left,
+          and the next link shows that it has not arrived.
         - `when_offline`: with no link up, "queue" it, "fail" with `Offline`,
-          or "drop" it (`dropped("offline")`, also if the link dies before it
-          has left).
+          or "drop" it (`dropped("offline")`). The latter two also drop it if
+          the link dies before it has left, or (session) before it has arrived.
 
         Raises `PayloadError` for what cannot be encoded or is too large,
         `OptionError`, and `trio.ClosedResourceError` after the end. A send

@@ -18,7 +18,7 @@
     │   ├── TakenOver              another connection has taken up this session
     │   └── AttemptsExhausted      `max_attempts` or `give_up_after_s` is used up
     ├── DecodeError                what the peer sent is no message (see `malformed()`)
-    ├── Undelivered                a send that came to nothing; has the outcome
+    ├── Undelivered                a send or request that came to nothing; has the outcome
     ├── Offline                    `when_offline="fail"`, and no link is up
     ├── NoSession                  asks for what only a session can give
     ├── Refused                    a request that the other side did not fulfil
@@ -115,9 +115,9 @@ class LinkError(TrioRtError):
 class DialError(LinkError):
     """No path to the server.
 
-    `stage` is where it ended: "dns", "tcp", "proxy", "tls" or "handshake" (for
-    a cut link); or, when `open_timeout_s` was over, in "credentials", "dial" or
-    "greet".
+    `stage` is where it ended: "dns", "tcp", "proxy", "tls", "handshake" (for a
+    cut link) or "welcome" (the server took the offer of a session, and gave none);
+    or, when `open_timeout_s` was over, "credentials", "dial" or "greet".
     `certificate` is true if it was the server's certificate that failed.
     `status` is the HTTP status of a proxy that did not connect, else None.
     """
@@ -137,9 +137,9 @@ class DialError(LinkError):
 
 
 class HandshakeError(LinkError):
-    """The server answered, but not with a WebSocket.
+    """The server answered, but not with a WebSocket; or (`session="require"`) with a plain one.
 
-    `status` is the HTTP status, or None where the answer was no HTTP at all.
+    `status` is the HTTP status, 101 for a plain one, or None where the answer was no HTTP.
     `retry_after_s` is the server's advice in seconds, or None. `body` is the
     beginning of the answer's body, at most 1 KiB.
     """
@@ -240,7 +240,7 @@ class DecodeError(TrioRtError):
 
 
 class Undelivered(TrioRtError):
-    """A send came to nothing. `outcome` says how."""
+    """A send or a request came to nothing. `outcome` says how."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(str(outcome))
@@ -252,7 +252,7 @@ class Offline(TrioRtError):
 
 
 class NoSession(TrioRtError):
-    """Only a session can tell; this link is a plain one."""
+    """It needs a session (acks, requests), and this link is a plain one."""
 
 
 class Refused(TrioRtError):

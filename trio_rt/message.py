@@ -74,7 +74,7 @@ class Message(msgspec.Struct, Generic[T_co], frozen=True):
 
 @attrs.frozen
 class Gap:
-    """`count` messages were lost here: the stream was full, or its sender says so."""
+    """`count` messages were lost here, because the stream was full."""
 
     count: int
 

@@ -133,7 +133,8 @@ class OutboxLimits:
 class InboxLimits:
     """The window: what may have arrived and not been taken by the program.
 
-    In a session the sender is held back by it.
+    In a session the sender is held back by it. On a plain link it bounds what is
+    held until the first stream is opened, and `total_bytes` bounds each stream.
     """
 
     messages: float = attrs.field(default=256, validator=_count)

@@ -25,13 +25,14 @@ DropReason: TypeAlias = Literal[
 # One object for each, compared by identity: they are counted at every message.
 @attrs.frozen(eq=False)
 class Outcome:
-    """What became of an accepted send. Every one gets exactly one, of the ten below.
+    """What became of an accepted send. Every one gets exactly one of these.
 
     - `acked`: the peer's program took it (sessions only);
     - `written`: the kernel took its last byte, and nobody will ever know more;
-    - `dropped`: never sent, or not taken; `reason` says why;
-    - `withdrawn`: never sent, because the sender took it back;
-    - `indeterminate`: it may or may not have arrived;
+    - `dropped`: never sent, never arrived, or not taken; `reason` says why;
+    - `withdrawn`: never taken: the sender took it back, or was cancelled;
+    - `indeterminate`: it may or may not have arrived: its plain link died before it
+      was wholly written, or its session was lost before an ack;
     - `kept`: a durable store has it, for a later run.
     """
 

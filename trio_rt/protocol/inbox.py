@@ -1,9 +1,9 @@
 """Which stream takes a message, and when a full one may lose something.
 
-The reader must never wait for a consumer, and every queue has a bound. So on
-a plain link, where the peer cannot be told to pause, a full stream loses
-something; what, and how that is marked, is in `queues`. Two rules here keep
-that rare and fair:
+The reader must never wait for a consumer, and every queue has a bound. In a
+session the window holds the peer back for streams that pause. Any other full
+stream, and on a plain link each one, loses something; what, and how that is
+marked, is in `queues`. Two rules here keep that rare and fair:
 
 - **A turn first.** One read may bring more than a stream holds, and its
   consumer had no chance yet. So `receive` refuses once (False), the caller
@@ -38,8 +38,8 @@ __all__ = ["HEARTBEAT", "Inbox", "Queue"]
 #: The type that no stream gets unless it names it.
 HEARTBEAT: Final = "heartbeat"
 
-#: Messages that a stream holds on a plain link, unless its opener says
-#: otherwise: what about a dozen reads of 64 KiB bring of small envelopes.
+#: Messages that a stream holds, unless its opener says otherwise (or it pauses, in
+#: a session): what about a dozen reads of 64 KiB bring of small envelopes.
 CAPACITY: Final = 16_384
 
 #: Malformed messages a stream of them holds: people read them, not programs.

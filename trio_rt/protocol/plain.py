@@ -132,13 +132,6 @@ class PlainLink:
 
     def receive(self, batch: Sequence[str | bytes], now: float, arrived: deque[Arrival]) -> None:
         """Append what one read brought."""
-        arrived.extend(
-            [
-                (
-                    data,
-                    len(data) if data.__class__ is bytes or data.isascii() else size_bytes(data),
-                    None,
-                )
-                for data in batch
-            ]
-        )
+        for data in batch:
+            size = len(data) if data.__class__ is bytes or data.isascii() else size_bytes(data)
+            arrived.append((data, size, None))

@@ -59,6 +59,9 @@ EARLY: Final = 32
 #: How much of a second's worth of messages may leave at once under `rate_per_s`.
 BURST_S: Final = 0.1
 
+#: A message, its size in bytes, and its slot in a session.
+_Found: TypeAlias = tuple[Message[Any], int, Slot | None]
+
 Decode: TypeAlias = Callable[[str | bytes], Iterable[Message[Any]]]
 
 
@@ -112,9 +115,10 @@ class Session:
         self._correlate = correlate
         self._rate = _Rate(outbox.rate_per_s)
         self._stalled = False
-        self._arriving: deque[Arrival] = deque()
+        #: What arrived and `route` has not handed out.
+        self.arriving: deque[Arrival] = deque()
         self._messages = self._decoded()
-        self._refused: tuple[Message[Any], int, Slot | None] | None = None
+        self._refused: _Found | None = None
         self._now = 0.0
 
     # By the program
@@ -387,13 +391,13 @@ class Session:
         """
         self.received += len(batch)
         self._now = now
-        self._link.receive(batch, now, self._arriving)
+        self._link.receive(batch, now, self.arriving)
 
     def pop_arrival(self) -> str | bytes | None:
         """Take the next message that arrived, as it came, past the streams and the books."""
-        if not self._arriving:
+        if not self.arriving:
             return None
-        data, _, slot = self._arriving.popleft()
+        data, _, slot = self.arriving.popleft()
         if self._link is self._plain:
             self.received -= 1
         if slot is not None:
@@ -403,13 +407,8 @@ class Session:
     def greeting_failed(self) -> None:
         """The link ends before it is up. In a session what has arrived stays."""
         if self._link is self._plain:
-            self.received -= len(self._arriving)
-            self._arriving.clear()
-
-    @property
-    def has_arrivals(self) -> bool:
-        """Whether something arrived that `route` has not handed out."""
-        return bool(self._arriving)
+            self.received -= len(self.arriving)
+            self.arriving.clear()
 
     def route(self, *, final: bool = False) -> bool:
         """Hand what has arrived to the streams.
@@ -418,22 +417,28 @@ class Session:
         turn since. Let its consumer run and call again. `final` drops instead.
         """
         receive, now = self.inbox.receive, self._now
-        messages = self._messages
+        messages: Iterable[_Found | None] = self._messages
         if self._refused is not None:
             # It may be refused again, if its consumer took something but not enough.
             messages, self._refused = chain((self._refused,), messages), None
-        for message, size, slot in messages:
+        for found in messages:
+            if found is None:
+                break
+            message, size, slot = found
             if not receive(message, size, now, slot):
                 if not final:
                     self._refused = message, size, slot
                     return False
                 receive(message, size, now, slot)
-        self._messages = self._decoded()
         return True
 
-    def _decoded(self) -> Iterator[tuple[Message[Any], int, Slot | None]]:
-        decode, arriving, foreign = self._decode, self._arriving, self.requests.foreign
-        while arriving:
+    def _decoded(self) -> Iterator[_Found | None]:
+        """What arrived, message by message, and None where there is no more now."""
+        decode, arriving, foreign = self._decode, self.arriving, self.requests.foreign
+        while True:
+            if not arriving:
+                yield None
+                continue
             data, size, slot = arriving.popleft()
             try:
                 for message in decode(data):
