@@ -378,6 +378,61 @@ def test_a_position_that_cannot_be(position: dict[str, Any]) -> None:
     check()
 
 
+@pytest.mark.parametrize("words", ["garbage", '["bye",""]'])
+def test_a_resume_behind_an_end(words: str) -> None:
+    """While the last link of a session that is over is being closed, it is not resumed."""
+
+    @virtual
+    async def check() -> None:
+        handlers = Handlers()
+        async with open_site(handlers, accept=who) as site:
+            client = await enter(site)
+            if words == "garbage":
+                await client.stranger.send(words)
+            else:
+                await client.batch(json.loads(words))
+            await trio.sleep(0.03)
+            again = await resume(site, client)
+            assert not again.resumed
+            assert again.session != client.session
+            await again.say("fresh")
+            assert await again.heard() == ["fresh"]
+
+    check()
+
+
+class Odd:
+    """An identity that can be neither compared nor shown."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        raise ValueError
+
+
+@virtual
+async def test_an_odd_identity() -> None:
+    """It costs its sessions their resume, and nobody else anything."""
+
+    async def accept(handshake: Handshake) -> Odd:
+        return Odd()
+
+    handlers = Handlers()
+    async with open_site(handlers, accept=accept, session=SessionLimits(kept=2)) as site:
+        for _ in range(4):
+            client = await enter(site)
+            await client.stranger.aclose()
+            await trio.sleep(0.1)
+        assert handlers.ended == [0, 1]
+        again = await resume(site, client)
+        assert not again.resumed
+        await again.say("fresh")
+        assert await again.heard() == ["fresh"]
+
+
 # Taking over
 
 

@@ -264,6 +264,9 @@ class Server:
             link = await peer.run_link(
                 wire, words, self._pulse(), self._beats, lambda: self._begin(peer)
             )
+        except Exception:
+            self._end(peer)  # a fault of the server itself, and not to be met again
+            raise
         finally:
             if not peer.linked and not peer.is_resumable:
                 self._end(peer)

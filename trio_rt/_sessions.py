@@ -43,18 +43,14 @@ class _Kept:
 
     id: str
     peer: Served
+    #: Whose it is: the identity, or where there is none the address.
+    owner: str
     token: str = attrs.field(default="", repr=False)
     before: str = attrs.field(default="", repr=False)
     #: How many messages had come in when `token` was told.
     told_at: int = 0
     #: When it ends, while it has no link.
     until: float = 0.0
-
-    @property
-    def owner(self) -> str:
-        """Whose it is: the identity, or where there is none the address."""
-        identity = self.peer.identity
-        return str(self.peer.handshake.remote) if identity is None else repr(identity)
 
     def opens(self, token: str) -> bool:
         """Whether `token` is the one told last, or before that and it may not have arrived."""
@@ -74,9 +70,11 @@ class Sessions:
     def find(self, hello: Hello, identity: object) -> Served | None:
         """Whose session `hello` may resume; None where there is none."""
         kept = self._by_id.get(hello.session)
-        if kept is None or kept.peer.leaving or not hello.token or not kept.opens(hello.token):
+        if kept is None or not hello.token or not kept.opens(hello.token):
             return None
-        if kept.peer.identity != identity:
+        if not kept.peer.is_resumable:
+            return None
+        if not _is_same(kept.peer.identity, identity):
             logger.info("a resume by somebody else, who gets a new session")
             return None
         return kept.peer
@@ -86,7 +84,8 @@ class Sessions:
         random = ambient().random
         kept = self._by_id.get(hello.session)
         if kept is None or kept.peer is not peer:
-            kept = _Kept(f"{random.getrandbits(_BITS_OF_ID):032x}", peer)
+            id = f"{random.getrandbits(_BITS_OF_ID):032x}"
+            kept = _Kept(id, peer, _owner(peer))
             self._by_id[kept.id] = kept
         else:
             kept.before = hello.token
@@ -103,9 +102,9 @@ class Sessions:
             return
         kept.until = trio.current_time() + self._limits.keep_s
         self._waiting[kept.id] = kept
+        self._work.wake()
         if len(self._waiting) > self._limits.kept:
             self._end(self._one_too_many())
-        self._work.wake()
 
     def _one_too_many(self) -> _Kept:
         """The oldest of whoever has the most: nobody's are pushed out by another's many."""
@@ -130,3 +129,19 @@ class Sessions:
     def _end(self, kept: _Kept) -> None:
         kept.peer.end()
         self.forget(kept.peer)
+
+
+def _owner(peer: Served) -> str:
+    try:
+        return repr(peer.handshake.remote if peer.identity is None else peer.identity)
+    except Exception:  # a repr of the program's own
+        logger.exception("the identity of %s cannot be shown", peer.handshake.remote)
+        return repr(peer.handshake.remote)
+
+
+def _is_same(one: object, other: object) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # an equality of the program's own
+        logger.exception("two identities cannot be compared")
+        return False

@@ -287,7 +287,7 @@ class Link:
 
     def _write_directly(self, delivery: Entry, now: float) -> bool:
         session, wire = self._session, self.wire
-        if not session.may_send_directly(delivery, now):
+        if self._taken or not session.may_send_directly(delivery, now):
             self._mailbox.direct = None  # until the reader or the writer has run
             return False
         if not wire.send_nowait((session.try_commit(delivery),)):

@@ -81,7 +81,7 @@ SESSION_MUTANTS: Final = (
     Mutant(
         "token accepted from another identity",
         "trio_rt/_sessions.py",
-        "        if kept.peer.identity != identity:\n",
+        "        if not _is_same(kept.peer.identity, identity):\n",
         "        if False:\n",
         ("tests/test_sessions.py",),
     ),

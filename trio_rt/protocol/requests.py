@@ -515,6 +515,8 @@ class Requests:
         queue_for_it.notify()
 
     def _cancel(self, inquiry: Inquiry) -> None:
+        if inquiry.cancelled:
+            return
         inquiry.cancel()
         for waiting in (self._held, *(queue.inquiries for queue in self._queues)):
             if waiting and inquiry in waiting:
