@@ -1685,3 +1685,33 @@ async def test_over_real_sockets() -> None:
                     await conn.request("other")
                 assert_clean(conn)
             nursery.cancel_scope.cancel()
+
+
+@virtual
+async def test_a_batch_that_the_wire_refused_comes_first() -> None:
+    """What was taken for the wire in the midst of a turn has lower numbers than what follows."""
+
+    async def handler(peer: Peer) -> None:
+        with peer.subscribe() as stream:
+            async for _ in stream:
+                pass
+
+    async with open_world() as world:
+        await world.serve(handler)
+        async with world.connect() as conn:
+            await conn.wait_connected()
+            await wait_all_tasks_blocked()
+            session, link = conn._session, conn._link
+            assert session.numbered is not None
+            assert link is not None
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(link.wire, "send_nowait", lambda batch: False)
+                for _ in range(40):
+                    session.numbered.note(Cancel(7))  # of nothing: ignored
+                session.hurry()
+            assert link._taken
+            conn._mailbox.direct = link._direct  # the reader has run
+            delivery = conn.send_nowait("x", 1)
+            await delivery.wait_acked()
+            assert not link._taken
+            assert conn._link is link

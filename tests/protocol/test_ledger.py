@@ -933,3 +933,15 @@ def test_settled_in_time() -> None:
         books.heard(books.say().consumed)
         books.into.message(1).release(taken=False)
         assert books.into.received == number
+
+
+def test_drops_that_are_settled_are_forgotten() -> None:
+    """However many there were, and in whatever order: the list is of those in doubt."""
+    books, settled = Books(Bounds(10, 1000)), 0
+    for _ in range(200):
+        books.into.begin(books.into.received + 1, settled)
+        for slot in reversed([books.into.message(1) for _ in range(10)]):
+            slot.release(taken=False)
+        settled = books.say().consumed
+    assert settled == 2000
+    assert len(books.into._dropped) == 10

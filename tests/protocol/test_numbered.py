@@ -1124,6 +1124,22 @@ def test_what_arrived_before_a_breach_takes_no_room() -> None:
     assert JSON_SYNTAX.hello(client.hello().data.decode()).terms.held == (0, 0)
 
 
+def test_what_arrived_before_a_cut_is_handed_out() -> None:
+    """A full stream was to be given a turn first; the one beside it gets its message all the same."""
+    client, server = session(), session()
+    introduce(client, server)
+    lossy = client.inbox.open(
+        None, reader=lambda payload: payload, capacity=1, on_full="drop_newest"
+    )
+    pausing = opened(client)
+    queued(server, *[envelope() for _ in range(3)])
+    client.receive(wired(server.take(0.0)), 0.0)
+    assert not client.route()
+    client.link_down(0.0)
+    assert len(pausing.take_many(100)) == 3
+    assert len(lossy.take_many(100)) == 2  # one message, and the mark of the loss
+
+
 def test_room_freed_before_the_welcome_is_told() -> None:
     """A client that only listens has to say that the room that it told of is free."""
     client, old, new = session(InboxLimits(messages=2)), session(), session()

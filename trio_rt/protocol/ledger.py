@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 from itertools import islice
 from typing import Any, Final
 
@@ -366,7 +367,7 @@ class Incoming:
         self._credit_bytes = held.bytes - still_held.bytes
         # Windowed messages in order, from the first that is not consumed.
         self._pending: deque[Slot] = deque()
-        # Numbers that nobody took, as long as the other side may not know it.
+        # Numbers that nobody took, as long as the other side may not know it: a heap.
         self._dropped: list[int] = []
         self._is_ignored = False
         self._settled = 0
@@ -412,12 +413,11 @@ class Incoming:
         return self.received + 1 - first
 
     def _confirm(self, settled: int) -> None:
-        if not self._settled <= settled <= self._claimed:
-            raise breach(f"{settled} settled, which was not acked")
+        self.check_settled(settled)
         self._settled = settled
         self._is_ignored = False
-        if self._dropped:
-            self._dropped = [number for number in self._dropped if number > settled]
+        while self._dropped and self._dropped[0] <= settled:
+            heappop(self._dropped)
 
     def message(self, size: int) -> Slot:
         """The next number is a windowed message. Raises the breach if there was no room."""
@@ -455,7 +455,7 @@ class Incoming:
     def consume(self, slot: Slot) -> None:
         """Nobody holds this one any more."""
         if not slot.taken:
-            self._dropped.append(slot.number)
+            heappush(self._dropped, slot.number)
             # Who sent so much has our acks, and says so.
             self._is_ignored = len(self._dropped) > 2 * WINDOWS_BEHIND * self._window.messages
         pending = self._pending

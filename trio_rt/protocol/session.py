@@ -377,8 +377,10 @@ class Session:
         self.lanes.go_offline(now)
         self._link.link_down()
         self.requests.link_down()
-        if self.numbered is not None and self.numbered.over is not None:
-            self._lose()
+        if self.numbered is not None:
+            self.route(final=True)  # it has arrived, and nothing need come behind it
+            if self.numbered.over is not None:
+                self._lose()
 
     def written(self, count: int) -> None:
         """The kernel has taken `count` messages of this link wholly."""
