@@ -23,6 +23,13 @@
     ├── NoSession                  asks for what only a session can give
     ├── Refused                    a request that the other side did not fulfil
     ├── StreamOverflow             a stream opened with `on_full="fail"` was full
+    ├── HttpError                  a layer of `trio_rt.http` ended a call
+    │   ├── CallTimeout            `timeout_s` was over; has the `stage`
+    │   ├── QueueFull              too many calls wait already
+    │   ├── CircuitOpen            this origin failed too often; has `retry_after_s`
+    │   ├── NotCached              `cache="only-if-cached"`, and there is no such response
+    │   ├── BodyTooLarge           a body above its limit, packed or unpacked
+    │   └── BodyInvalid            a body that is not what `as_` asks for
     └── Refuse                     raised *by* an accept hook, to refuse a handshake
 
 Closed, busy and full things raise trio's own `ClosedResourceError`,
@@ -42,6 +49,10 @@ from .outcome import Outcome
 
 __all__ = [
     "AttemptsExhausted",
+    "BodyInvalid",
+    "BodyTooLarge",
+    "CallTimeout",
+    "CircuitOpen",
     "ConnectionFailed",
     "CredentialsRefused",
     "DecodeError",
@@ -49,14 +60,17 @@ __all__ = [
     "HandshakeError",
     "HookError",
     "HookFailed",
+    "HttpError",
     "LinkClosed",
     "LinkDead",
     "LinkError",
     "NoSession",
+    "NotCached",
     "Offline",
     "OptionError",
     "PayloadError",
     "ProtocolBroken",
+    "QueueFull",
     "Refuse",
     "Refused",
     "ServerRefused",
@@ -277,6 +291,66 @@ class Refused(TrioRtError):
 
 class StreamOverflow(TrioRtError, trio.BrokenResourceError):
     """The stream was opened with `on_full="fail"`, and its consumer was too slow."""
+
+
+class HttpError(TrioRtError):
+    """A layer of `trio_rt.http` ended a call. What httpx itself raises passes through."""
+
+
+class CallTimeout(HttpError, TimeoutError):
+    """A call was not over within its `timeout_s`.
+
+    `stage` says what it was at: "queue" (waiting for its turn), "backoff" (waiting
+    to try again), "answer" (until the response's headers) or "body".
+    """
+
+    def __init__(self, timeout_s: float, stage: str) -> None:
+        super().__init__(f"not done within {timeout_s:.3g} s, at: {stage}")
+        self.timeout_s = timeout_s
+        self.stage = stage
+
+
+class QueueFull(HttpError):
+    """As many calls wait for their turn as may. `limit` is how many."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} calls wait already")
+        self.limit = limit
+
+
+class CircuitOpen(HttpError):
+    """The origin failed too often of late: it was not asked.
+
+    `retry_after_s` is how long until it will be tried again.
+    """
+
+    def __init__(self, origin: str, retry_after_s: float) -> None:
+        super().__init__(f"{origin} failed too often; it is tried again in {retry_after_s:.3g} s")
+        self.origin = origin
+        self.retry_after_s = retry_after_s
+
+
+class NotCached(HttpError):
+    """`cache="only-if-cached"`, and no stored response answers the request."""
+
+
+class BodyTooLarge(HttpError):
+    """A response's body has more than `limit_bytes` bytes, or too many codings."""
+
+    def __init__(self, rule: str, limit: int) -> None:
+        super().__init__(f"the body {rule} {limit}")
+        self.rule = rule
+        self.limit = limit
+
+
+class BodyInvalid(HttpError):
+    """The body is not what `as_` asks for. Has the `status` and the body's `beginning`."""
+
+    def __init__(self, why: str, *, status: int, beginning: bytes) -> None:
+        super().__init__(f"{why} (status {status}, body {shown(beginning)})")
+        self.why = why
+        self.status = status
+        self.beginning = beginning
 
 
 class Refuse(TrioRtError):

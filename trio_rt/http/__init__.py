@@ -1,0 +1,1 @@
+"""An HTTP client for trio on httpx or httpx2: priority, cache, retries, deadlines."""

@@ -1,0 +1,45 @@
+"""httpx or httpx2: the same API twice, whose classes never mix.
+
+A transport of the one fails in a client of the other. So nothing here inherits
+from either by name: classes are made over the module that is asked for, and a
+response is made by the module that its request is from. Annotations name httpx.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Hashable
+from functools import cache
+from typing import Any, Literal, TypeAlias, get_args
+
+import httpx
+
+from ..errors import OptionError
+
+__all__ = ["BackendName", "backend", "backend_of"]
+
+BackendName: TypeAlias = Literal["httpx", "httpx2"]
+
+
+@cache
+def backend(name: BackendName) -> Any:
+    """The module `name`. ModuleNotFoundError where it is not installed."""
+    if name not in get_args(BackendName):
+        raise OptionError("backend", "must be 'httpx' or 'httpx2'", name)
+    return importlib.import_module(name)
+
+
+def backend_of(request: httpx.Request) -> Any:
+    """The module that `request` is from."""
+    return _of_class(type(request))
+
+
+@cache
+def _of_class(kind: Hashable) -> Any:
+    assert isinstance(kind, type)
+    for base in kind.__mro__:
+        root = base.__module__.partition(".")[0]
+        if root in get_args(BackendName):
+            return sys.modules[root]
+    raise TypeError(f"{kind.__name__} is a request of neither httpx nor httpx2")

@@ -1,0 +1,153 @@
+"""The onion: layers around a transport of httpx or httpx2.
+
+A layer is a function, or the `intercept` of a `Layer`:
+
+    async def intercept(request, call_next):
+        response = await call_next(request)
+        return response
+
+It may change the request, answer by itself, call on twice, or see errors: what
+`call_next` raises passes through it. The first layer is the outermost, both ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import cache
+from typing import Any, TypeAlias
+
+import httpx
+import trio
+
+from ..errors import OptionError
+from ._backend import BackendName, backend
+
+__all__ = ["Crew", "Intercept", "Layer", "Next", "transport"]
+
+Next: TypeAlias = Callable[[httpx.Request], Awaitable[httpx.Response]]
+Intercept: TypeAlias = Callable[[httpx.Request, Next], Awaitable[httpx.Response]]
+
+
+class Crew:
+    """The tasks of one open transport: they end with it."""
+
+    def __init__(self) -> None:
+        self._manager = trio.open_nursery()
+        self._running = 0
+        self._idle = trio.Event()
+
+    async def open(self) -> None:
+        self._nursery = await self._manager.__aenter__()
+
+    def start(self, task: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """Run `task(*args)`, which must not raise, in the context of the caller."""
+        self._running += 1
+        self._nursery.start_soon(self._run, task, args)
+
+    async def _run(self, task: Callable[..., Awaitable[None]], args: tuple[Any, ...]) -> None:
+        try:
+            await task(*args)
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    async def aclose(self) -> None:
+        """Cancel the tasks and wait for their end, cancelled or not."""
+        self._nursery.cancel_scope.cancel()
+        if self._running:
+            self._idle = trio.Event()
+            with trio.CancelScope(shield=True):
+                await self._idle.wait()
+        # With no task left a nursery neither waits nor raises, so no group arises.
+        await self._manager.__aexit__(None, None, None)
+
+
+class Layer:
+    """A layer with a life: told when its transport opens and closes."""
+
+    def opened(self, crew: Crew) -> None:
+        """The transport is open. What is started in `crew` is cancelled at its end."""
+
+    async def closing(self) -> None:
+        """The transport will close: refuse what is new, let the rest end, in bounded time."""
+
+    async def intercept(self, request: httpx.Request, call_next: Next) -> httpx.Response:
+        raise NotImplementedError
+
+
+def transport(
+    *layers: Layer | Intercept,
+    pool: httpx.AsyncBaseTransport | None = None,
+    backend: BackendName = "httpx",
+) -> httpx.AsyncBaseTransport:
+    """A transport for `httpx.AsyncClient(transport=...)`: `layers` around `pool`.
+
+    Without `pool`, the backend's own `AsyncHTTPTransport`, which never queues and
+    speaks HTTP/1.1. Use the client by `async with`: layers may have tasks.
+    """
+    return _stack_class(backend)(layers, pool)  # type: ignore[no-any-return]
+
+
+@cache
+def _stack_class(name: BackendName) -> Any:
+    module = backend(name)
+    base: Any = module.AsyncBaseTransport
+
+    class Stack(base):  # type: ignore[misc]
+        def __init__(self, layers: tuple[Layer | Intercept, ...], pool: Any) -> None:
+            if pool is None:
+                limits = module.Limits(max_connections=None)
+                pool = module.AsyncHTTPTransport(limits=limits, trust_env=False)
+            if not isinstance(pool, base):
+                raise OptionError("pool", f"must be an AsyncBaseTransport of {name}", pool)
+            self._pool = pool
+            self._layers = [layer for layer in layers if isinstance(layer, Layer)]
+            self._first: Next = _refuse
+            self._crew: Crew | None = None
+            self._intercepts = [
+                layer.intercept if isinstance(layer, Layer) else layer for layer in layers
+            ]
+
+        async def __aenter__(self) -> Any:
+            if self._crew is not None:
+                raise trio.BusyResourceError("this transport is open already")
+            await self._pool.__aenter__()
+            self._crew = crew = Crew()
+            await crew.open()
+            for layer in self._layers:
+                layer.opened(crew)
+            self._first = _chained(self._intercepts, self._pool.handle_async_request)
+            return self
+
+        async def __aexit__(self, *raised: Any) -> None:
+            assert self._crew is not None
+            self._first = _refuse
+            try:
+                for layer in self._layers:
+                    await layer.closing()
+            finally:
+                try:
+                    await self._crew.aclose()
+                finally:
+                    self._crew = None
+                    await self._pool.__aexit__(*raised)
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            return await self._first(request)
+
+    return Stack
+
+
+async def _refuse(request: httpx.Request) -> httpx.Response:
+    raise trio.ClosedResourceError("the HTTP client is not open: use it by `async with`")
+
+
+def _chained(intercepts: list[Intercept], last: Next) -> Next:
+    for intercept in reversed(intercepts):
+        last = _link(intercept, last)
+    return last
+
+
+def _link(intercept: Intercept, call_next: Next) -> Next:
+    return lambda request: intercept(request, call_next)
