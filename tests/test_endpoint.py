@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 import pytest
+import trio
 
 from trio_rt import OutboxLimits, Priority
 from trio_rt._endpoint import Endpoint
@@ -36,7 +37,7 @@ async def test_a_snapshot_stays_as_it_was() -> None:
     """What is sent and settled later does not change it."""
     endpoint = new_endpoint()
     delivery = endpoint._delivery("1", b"x", False, Priority.HIGH, None, None, None, "queue")
-    endpoint._mailbox.put_nowait(delivery)
+    assert endpoint._mailbox.try_put(delivery, trio.current_time())
     before = endpoint.statistics()
     assert delivery.withdraw()
     assert (before.accepted, before.queued[Priority.HIGH], before.queued_bytes) == (1, 1, 1)

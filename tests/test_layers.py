@@ -33,7 +33,7 @@ LAYERS = [
     {"wires.websockets", "wires.trio_websocket"},
     {"_opening", "_accept", "_tasks"},
     {"_dial"},
-    {"_hooks", "_welcome"},
+    {"_hooks", "_welcome", "_handlers"},
     {"_beats", "_endpoint"},
     {"_verbs"},
     {"_requests"},

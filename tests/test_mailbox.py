@@ -63,7 +63,8 @@ class Desk:
 
     def put_nowait(self, data: str | bytes, priority: Priority = NORMAL, **more: Any) -> Delivery:
         one = self.delivery(data, priority, **more)
-        self.mailbox.put_nowait(one)
+        if not self.mailbox.try_put(one, trio.current_time()):
+            raise trio.WouldBlock
         return one
 
     async def put(
@@ -810,13 +811,11 @@ class Story:
         barred = any(
             other.priority >= one.priority for other, how in self.over.items() if how == "waiting"
         )
-        try:
-            self.desk.mailbox.put_nowait(one)
-        except trio.WouldBlock:
-            self.over[one] = "refused"
-        else:
+        if self.desk.mailbox.try_put(one, trio.current_time()):
             assert not barred
             self.over[one] = "accepted"
+        else:
+            self.over[one] = "refused"
 
     def check(self) -> None:
         session = self.desk.session

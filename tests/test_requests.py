@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import attrs
@@ -37,6 +38,7 @@ from trio_rt import (
     SessionLimits,
     Undelivered,
 )
+from trio_rt._handlers import IDLE_S
 from trio_rt._requests import _NO_PARTS, _left_ms
 from trio_rt.message import ACKED, INDETERMINATE, WITHDRAWN, dropped
 from trio_rt.protocol.frames import (
@@ -1264,6 +1266,131 @@ async def test_trace() -> None:
         nursery.cancel_scope.cancel()
 
 
+# The tasks of handlers
+
+
+MARK: ContextVar[str] = ContextVar("mark", default="")
+
+
+@pytest.mark.parametrize(("limit", "at_once"), [(64, 1), (2, 2), (2, 6), (3, 7)])
+@virtual
+async def test_each_request_has_a_context_of_its_own(limit: int, at_once: int) -> None:
+    """What one handler sets in the context of its task, the next does not find."""
+    found: list[str] = []
+
+    async def handle(request: Request[Any]) -> None:
+        found.append(MARK.get())
+        MARK.set("left behind")
+        await trio.sleep(0.1)
+
+    async with open_scene(handle, limit=limit) as scene:
+        for _ in range(3):
+            async with trio.open_nursery() as nursery:
+                for _ in range(at_once):
+                    nursery.start_soon(scene.conn.request, "t")
+    assert found == [""] * 3 * at_once
+
+
+@pytest.mark.parametrize("limit", [1, 64])
+@virtual
+async def test_what_ended_one_handler_does_not_end_the_next(limit: int) -> None:
+    """A cancelled request and a passed deadline are of that request alone."""
+    handlers = Handlers(0.1)
+    async with open_scene(handlers, limit=limit) as scene:
+        for number in range(3):
+            assert (await scene.conn.request("t", number)).payload == number
+            with trio.move_on_after(0.05):
+                await scene.conn.request("wait", f"late {number}")
+            with trio.move_on_after(0.3):
+                assert (await scene.conn.request("t", f"in time {number}")).payload
+        await trio.sleep(0.5)
+        assert (await scene.conn.request("t", "last")).payload == "last"
+    assert handlers.cancelled == ["late 0", "late 1", "late 2"]
+
+
+@virtual
+async def test_a_deadline_that_passes_at_the_end_is_of_no_other() -> None:
+    """A handler that outlives its deadline without a checkpoint leaves a clean task behind."""
+
+    async def handle(request: Request[Any]) -> Any:
+        if request.payload == "slow":
+            await trio.sleep(0.05)
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)
+        else:
+            await trio.sleep(0.01)
+        return request.payload
+
+    async with open_scene(handle, limit=1) as scene:
+        with trio.move_on_after(0.1):
+            await scene.conn.request("t", "slow")
+        assert (await scene.conn.request("t", "next")).payload == "next"
+
+
+@virtual
+async def test_a_deadline_that_was_kept_is_of_no_other() -> None:
+    """The next request, which has none, may take longer."""
+
+    async def handle(request: Request[Any]) -> Any:
+        await trio.sleep(request.payload)
+        return request.payload
+
+    async with open_scene(handle, limit=1) as scene:
+        with trio.fail_after(0.5):
+            assert (await scene.conn.request("t", 0.1)).payload == 0.1
+        answered: list[Any] = []
+
+        async def ask() -> None:
+            answered.append((await scene.conn.request("t", 0.9)).payload)
+
+        # The test has a deadline, which requests would inherit; a system task has none.
+        trio.lowlevel.spawn_system_task(ask)
+        await trio.sleep(2)
+        assert answered == [0.9]
+
+
+@virtual
+async def test_idle_tasks_do_not_outlive_the_connection() -> None:
+    """Serving ends with the connection, just after a request too."""
+    async with open_world() as world, trio.open_nursery() as nursery:
+        peers: list[Peer] = []
+        served = trio.Event()
+
+        async def handler(peer: Peer) -> None:
+            peers.append(peer)
+            await trio.sleep_forever()
+
+        async def serve(conn: trio_rt.Connection) -> None:
+            await conn.serve_requests(echo)
+            served.set()
+
+        await world.serve(handler)
+        async with world.connect() as conn:
+            nursery.start_soon(serve, conn)
+            await conn.wait_connected()
+            await outlast(lambda: not peers)
+            assert (await peers[0].request("t", 1)).payload == 1
+        with trio.fail_after(IDLE_S / 2):
+            await served.wait()
+
+
+@virtual
+async def test_tasks_without_work_end() -> None:
+    """They are kept for a second after the last request, for the next ones, and no longer."""
+    async with open_scene(Handlers(0.1), limit=10) as scene:
+        await scene.conn.request("t")
+        await trio.sleep(2 * IDLE_S)
+        before = tasks()
+        for _ in range(2):
+            for _ in range(2):
+                async with trio.open_nursery() as nursery:
+                    for number in range(10):
+                        nursery.start_soon(scene.conn.request, "t", number)
+                assert tasks() == before + 10
+            await trio.sleep(2 * IDLE_S)
+            assert tasks() == before
+
+
 # Plain links
 
 
@@ -1635,6 +1762,7 @@ async def test_no_tasks_are_left() -> None:
     """Handlers, and what waits for them, end with their requests."""
     async with open_scene(Handlers()) as scene:
         await scene.conn.request("t")  # the writers are there from now on
+        await trio.sleep(2 * IDLE_S)
         before = tasks()
         async with trio.open_nursery() as nursery:
             for _ in range(20):
@@ -1642,7 +1770,7 @@ async def test_no_tasks_are_left() -> None:
             await trio.sleep(1)
             assert tasks() >= before + 40
             nursery.cancel_scope.cancel()
-        await trio.sleep(1)
+        await trio.sleep(2 * IDLE_S)
         assert tasks() == before
 
 

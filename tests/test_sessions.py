@@ -13,10 +13,19 @@ import pytest
 import trio
 from websockets.frames import Frame, Opcode
 
-from tests.helpers import outlast
+from tests.helpers import open_world, outlast
 from tests.strangers import Site, Stranger, open_site
 from tests.testing.support import virtual
-from trio_rt import Handshake, Liveness, Message, OptionError, Peer, Refuse, SessionLimits
+from trio_rt import (
+    Handshake,
+    InboxLimits,
+    Liveness,
+    Message,
+    OptionError,
+    Peer,
+    Refuse,
+    SessionLimits,
+)
 from trio_rt.message import ACKED, INDETERMINATE, dropped
 from trio_rt.protocol.numbered import UNANSWERED_S
 
@@ -688,3 +697,32 @@ async def test_no_limits_at_all() -> None:
         delivery = await conn.send("said", 1)
         await delivery.wait_acked()
         assert delivery.outcome is ACKED
+
+
+@pytest.mark.usefixtures("each_wire")
+@virtual
+async def test_what_comes_after_a_shut_window_goes() -> None:
+    """The writer sleeps while the window is shut, and an ack wakes it for what is new too."""
+    got: list[Any] = []
+    may_take = trio.Event()
+
+    async def handler(peer: Peer) -> None:
+        with peer.subscribe() as stream:
+            await may_take.wait()
+            async for item in stream:
+                assert isinstance(item, Message)
+                got.append(item.payload)
+
+    async with open_world(latency_s=0.01) as world:
+        await world.serve(handler, inbox=InboxLimits(messages=2))
+        async with world.connect() as conn:
+            await conn.wait_connected()
+            first = [conn.send_nowait("t", number) for number in range(6)]
+            await trio.sleep(1)
+            assert [each.withdraw() for each in first] == [False] * 2 + [True] * 4
+            may_take.set()
+            await trio.sleep(1)
+            for number in (6, 7, 8):
+                conn.send_nowait("t", number)
+            await trio.sleep(1)
+            assert got == [0, 1, 6, 7, 8]

@@ -881,3 +881,26 @@ async def test_a_peer_has_the_same_verbs(session: str, best: Outcome) -> None:
                 await outlast(lambda: not books)
         assert [item.payload for item in items if isinstance(item, Message)] == [1, 2, 3]
         assert books[0].outcomes == {best: 3}
+
+
+@virtual
+async def test_timestamps_follow_the_wall_clock() -> None:
+    """They are whole milliseconds, and at most one behind."""
+    stamps: list[Any] = []
+
+    async def handler(peer: Any) -> None:
+        with peer.subscribe() as stream:
+            async for item in stream:
+                stamps.append(item.timestamp)  # noqa: PERF401 - it is cut short
+
+    async with open_world() as world:
+        await world.serve(handler)
+        async with world.connect() as conn:
+            await conn.wait_connected()
+            for pause_s in (0.0005, 0.0005, 0.25, 0.002):
+                conn.send_nowait("t")
+                await trio.sleep(pause_s)
+            conn.send_nowait("t")
+            await trio.sleep(1)
+    ago = [stamp - stamps[0] for stamp in stamps]
+    assert ago == [pytest.approx(true_ms, abs=1.001) for true_ms in (0, 0.5, 1, 251, 253)]

@@ -173,14 +173,18 @@ class Endpoint:
         self._session.reject(delivery, dropped("offline"))
         return True
 
-    async def _put(self, delivery: EntryT, when_offline: WhenOffline) -> EntryT:
+    async def _put(self, delivery: EntryT, when_offline: WhenOffline, now: float) -> EntryT:
+        mailbox = self._mailbox
         try:
-            if self._pace.is_due():
+            if self._pace.is_due_at(now):
                 await self._pace.turn()
+                now = mailbox.clock()
             else:
                 await trio.lowlevel.checkpoint_if_cancelled()
-            if when_offline == "queue" or not self._offline(delivery, when_offline):
-                await self._mailbox.put(delivery)
+            if (when_offline == "queue" or not self._offline(delivery, when_offline)) and (
+                mailbox.soon is not None or not mailbox.try_put(delivery, now)
+            ):
+                await mailbox.put(delivery)
         except BaseException:
             delivery.disown()
             raise

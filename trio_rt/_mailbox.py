@@ -54,8 +54,10 @@ class Mailbox:
         self.direct: Callable[[Entry, float], bool] | None = None
         #: The same, where that takes a turn of the loop. True: it is sent.
         self.soon: Callable[[Entry], Awaitable[bool]] | None = None
-        #: Wakes the writer, once; it sets this again before it sleeps.
+        #: Wakes the writer for a new message, once; it sets this again before it
+        #: sleeps, unless the window is shut.
         self.wake: Callable[[], None] | None = None
+        self._wake_link: Callable[[], None] | None = None
         #: Starts a task that lives as long as the connection; set by its owner.
         self.spawn: Callable[[Callable[[], Awaitable[None]]], None]
         self._expiry: Waker | None = None
@@ -65,30 +67,32 @@ class Mailbox:
         self._settled_event: trio.Event | None = None
         # Those that somebody waits for until they are written, in a session.
         self._watched: list[Delivery] = []
-        # `trio.current_time`, without looking up the run each time: 0.17 us less.
-        self._clock = trio.lowlevel.current_clock().current_time
+        #: `trio.current_time`, without looking up the run each time: 0.17 us less.
+        self.clock = trio.lowlevel.current_clock().current_time
 
     @property
     def waiting(self) -> int:
         return self._waiting
 
-    def put_nowait(self, delivery: Entry) -> None:
-        """Send or queue. Raises `trio.WouldBlock` (not accepted) if there is no room."""
+    def try_put(self, delivery: Entry, now: float) -> bool:
+        """Send or queue. False (not accepted): there is no room."""
         if self.closed:
             raise trio.ClosedResourceError
-        now = self._clock()
         direct = self.direct
         if direct is not None and delivery.expires_at > now and direct(delivery, now):
-            return
+            return True
+        if self._waiting and self._barred(delivery.priority):
+            return False
+        if not self.session.offer(delivery, now):
+            return False
+        if self.wake is not None or delivery.expires_at != math.inf:
+            self._offered(delivery)
         if self._waiting:
-            if self._barred(delivery.priority) or not self._offer(delivery, now):
-                raise trio.WouldBlock
             self._admit()  # it may have replaced or evicted a larger one
-        elif not self._offer(delivery, now):
-            raise trio.WouldBlock
+        return True
 
     async def put(self, delivery: Entry) -> None:
-        """As `put_nowait`, but wait for room, or a turn for a direct write.
+        """As `try_put`, but wait for room, or a turn for a direct write.
 
         Cancelled while waiting: the send was not accepted. A message whose
         `ttl_s` runs out meanwhile is accepted and `dropped("expired")`.
@@ -100,11 +104,7 @@ class Mailbox:
             if delivery.ephemeral and not self.session.linked and not self.closed:
                 self.session.reject(delivery, dropped("offline"))  # lost in that turn
                 return
-        try:
-            self.put_nowait(delivery)
-        except trio.WouldBlock:
-            pass
-        else:
+        if self.try_put(delivery, self.clock()):
             return
         with trio.move_on_at(delivery.expires_at) as ttl:
             await self._wait_for_room(delivery)
@@ -154,13 +154,14 @@ class Mailbox:
         written: int,
     ) -> None:
         """The outbox may flow; `written` messages that are none of its own went before."""
-        self.direct, self.soon, self.wake = direct, soon, wake
+        self.direct, self.soon = direct, soon
+        self.wake = self._wake_link = wake
         self.session.link_up(trio.current_time(), written)
         self.moved()  # the other side has told what became of some
 
     def link_down(self) -> None:
         """The link is gone: its batch is settled, and what must not wait is dropped."""
-        self.direct = self.soon = self.wake = None
+        self.direct = self.soon = self.wake = self._wake_link = None
         self.session.link_down(trio.current_time())
         self.session.drop_ephemeral()
         self._drop_ephemeral_waiters()
@@ -184,22 +185,17 @@ class Mailbox:
             while waiters:
                 self._resume(waiters.popleft())
 
-    def _offer(self, delivery: Entry, now: float) -> bool:
-        if not self.session.offer(delivery, now):
-            return False
-        wake = self.wake
+    def _offered(self, delivery: Entry) -> None:
+        wake, self.wake = self.wake, None
         if wake is not None:
-            self.wake = None
             wake()
         if delivery.expires_at != math.inf:
             self._watch_expiry()
-        return True
 
     def _wake_writer(self) -> None:
-        wake = self.wake
-        if wake is not None:
-            self.wake = None
-            wake()
+        """The session has something to send."""
+        if self._wake_link is not None:
+            self._wake_link()
 
     def _barred(self, priority: Priority) -> bool:
         return self._waiting > 0 and any(
@@ -244,9 +240,10 @@ class Mailbox:
         for priority in URGENT_FIRST:
             waiters = self._waiters.get(priority)
             while waiters:
-                if not self._offer(waiters[0].delivery, now):
+                if not self.session.offer(waiters[0].delivery, now):
                     return
                 waiter = waiters.popleft()
+                self._offered(waiter.delivery)
                 waiter.admitted = True
                 self._resume(waiter)
 

@@ -17,6 +17,7 @@ from typing import Any, Final, Generic, TypeVar, overload
 import msgspec
 import trio
 
+from ._handlers import Handlers, park
 from ._pace import Pace
 from ._verbs import EnvelopeVerbs
 from .errors import DecodeError, NoSession, OptionError, PayloadError, Refused
@@ -26,7 +27,7 @@ from .protocol.codec import Codec, JsonCodec, payload_reader
 from .protocol.frames import MAX_NUMBER, Req
 from .protocol.ledger import Bounds
 from .protocol.payloads import Reader
-from .protocol.requests import AROUND_BYTES, PARTS, Ask, Call, ForeignAsk, Inquiry, RequestQueue
+from .protocol.requests import AROUND_BYTES, PARTS, Ask, Call, ForeignAsk, Inquiry
 
 __all__ = ["Exchange", "Request", "RequestVerbs", "traceparent"]
 
@@ -91,7 +92,7 @@ class Request(Generic[T_co]):
         if self._turn.locked() or not inquiry.has_credit(len(data)):
             async with self._turn:
                 while not inquiry.has_credit(len(data)):
-                    await _park(inquiry)
+                    await park(inquiry)
         inquiry.send_part(data)
 
 
@@ -132,7 +133,7 @@ class Exchange(trio.abc.ReceiveChannel[Message[T]], Generic[T]):
                 part = self._call.take_part() or self._last()
                 if part is not None:
                     return _with_payload(part, self._reader)
-                await _park(self._call)
+                await park(self._call)
         finally:
             self._receiving = False
 
@@ -206,7 +207,7 @@ class RequestVerbs(EnvelopeVerbs):
         call = await self._ask(type, payload, priority, _NO_PARTS)
         try:
             while not call.over:
-                await _park(call)
+                await park(call)
         finally:
             if not call.over:
                 self._leave(call)
@@ -282,21 +283,14 @@ class RequestVerbs(EnvelopeVerbs):
             raise NoSession("requests are served in sessions only")
         requests = self._session.requests
         queue = requests.serve(frozenset(types) or None, hold=True)
-        slots = trio.Semaphore(int(min(limit, 1 << 30)))
+        handlers = Handlers(queue, partial(self._fulfil, handler), limit)
         try:
             async with trio.open_nursery() as nursery:
                 task_status.started()
                 # Others that are started with this one have their types by then.
                 await trio.lowlevel.checkpoint()
                 requests.hand_out()
-                while await _wait_inquiry(queue):
-                    await slots.acquire()
-                    slots.release()
-                    while queue.inquiries and slots.value:
-                        slots.acquire_nowait()
-                        inquiry = queue.inquiries.popleft()
-                        inquiry.begin()
-                        nursery.start_soon(self._answer, handler, inquiry, slots)
+                await handlers.run(nursery)
         finally:
             requests.stop_serving(queue)
 
@@ -314,7 +308,7 @@ class RequestVerbs(EnvelopeVerbs):
         accepted = False
         try:
             call.ask = self._make_ask(call, type, payload, priority, parts)
-            await self._put(call.ask, "queue")
+            await self._put(call.ask, "queue", self._mailbox.clock())
             accepted = True
             session.hurry()
         finally:
@@ -369,30 +363,11 @@ class RequestVerbs(EnvelopeVerbs):
     def _is_null(self, payload: Any) -> bool:
         return bytes(payload) == (b"\xc0" if self._codec.binary else b"null")
 
-    async def _answer(
-        self,
-        handler: Callable[[Request[Any]], Awaitable[Any]],
-        inquiry: Inquiry,
-        slots: trio.Semaphore,
-    ) -> None:
-        try:
-            if not inquiry.cancelled and trio.current_time() < inquiry.deadline:
-                with trio.CancelScope(deadline=inquiry.deadline) as scope:
-                    inquiry.on_cancel = scope.cancel
-                    traceparent.set(inquiry.trace)
-                    await self._fulfil(handler, inquiry)
-            if not inquiry.finished:
-                late = trio.current_time() >= inquiry.deadline
-                inquiry.fail("deadline" if late else "cancelled", "")
-        finally:
-            if not inquiry.finished:
-                inquiry.fail("stopped", "nobody serves this type any more")
-            slots.release()
-
     async def _fulfil(
         self, handler: Callable[[Request[Any]], Awaitable[Any]], inquiry: Inquiry
     ) -> None:
         type = inquiry.message.type
+        traceparent.set(inquiry.trace)
         try:
             message = _with_payload(inquiry.message, self._read_any)
         except DecodeError as error:
@@ -444,7 +419,10 @@ def _tells_replies(codec: Codec) -> bool:
 
 def _left_ms() -> int | None:
     """How long the running task may go on waiting."""
-    left_ms = (trio.current_effective_deadline() - trio.current_time()) * 1000
+    deadline = trio.current_effective_deadline()
+    if deadline == math.inf:
+        return None
+    left_ms = (deadline - trio.current_time()) * 1000
     return None if left_ms > MAX_NUMBER else math.ceil(max(0.0, left_ms))
 
 
@@ -459,24 +437,3 @@ def _with_payload(message: Message[Any], reader: Reader) -> Message[Any]:
         message.key,
         message.received_at,
     )
-
-
-async def _wait_inquiry(queue: RequestQueue) -> bool:
-    """Wait until there is one. False: there will be none any more. No checkpoint of its own."""
-    while not queue.inquiries:
-        if queue.ended:
-            return False
-        await _park(queue)
-    return True
-
-
-async def _park(owner: Call | Inquiry | RequestQueue) -> None:
-    """Wait until `owner` wakes who waits."""
-    task = trio.lowlevel.current_task()
-
-    def abort(_: object) -> trio.lowlevel.Abort:
-        owner.wake = None
-        return trio.lowlevel.Abort.SUCCEEDED
-
-    owner.wake = partial(trio.lowlevel.reschedule, task)
-    await trio.lowlevel.wait_task_rescheduled(abort)

@@ -205,7 +205,8 @@ class Link:
         session, wire, mailbox = self._session, self.wire, self._mailbox
         try:
             while True:
-                mailbox.wake = self._wake
+                # A shut window opens by an ack, and then the session wakes.
+                mailbox.wake = None if session.is_shut else self._wake
                 await self._work.wait(session.ready_at(trio.current_time()))
                 while not self._sender_writes:
                     if wire.wants_flush:

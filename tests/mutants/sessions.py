@@ -167,9 +167,8 @@ SESSION_MUTANTS: Final = (
     Mutant(
         "credit by the low-water mark",
         "trio_rt/protocol/ledger.py",
-        "        book._add_credit(slot.size)\n",
-        "        if not pending or pending[0].number > slot.number:\n"
-        "            book._add_credit(slot.size)\n",
+        "        book._add_credit(count, size)\n",
+        "        if not pending:\n            book._add_credit(count, size)\n",
         (LEDGER, SWEEP),
     ),
     Mutant(
@@ -207,5 +206,26 @@ SESSION_MUTANTS: Final = (
         "            self.over = str(error)\n            raise\n",
         "            raise\n",
         ("tests/test_sessions.py", "tests/test_offer.py", NUMBERED),
+    ),
+    Mutant(
+        "an ack does not wake for what comes later",
+        "trio_rt/protocol/session.py",
+        "        if self.is_shut or len(self.lanes):\n",
+        "        if len(self.lanes):\n",
+        ("tests/test_sessions.py",),
+    ),
+    Mutant(
+        "a handler inherits the context of the one before",
+        "trio_rt/_handlers.py",
+        "        worker.task.context = self._context.copy()\n        trio",
+        "        trio",
+        ("tests/test_requests.py",),
+    ),
+    Mutant(
+        "a handler inherits the cancellation of the one before",
+        "trio_rt/_handlers.py",
+        "                if scope.cancel_called:\n                    break\n",
+        "",
+        ("tests/test_requests.py",),
     ),
 )

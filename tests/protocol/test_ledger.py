@@ -12,7 +12,16 @@ from trio_rt.errors import LinkClosed
 from trio_rt.message import ACKED, WITHDRAWN, Outcome, dropped
 from trio_rt.protocol.frames import MAX_NUMBER, RANGES, Header, Position
 from trio_rt.protocol.lanes import Entry
-from trio_rt.protocol.ledger import WINDOWS_BEHIND, Bounds, Incoming, Note, Outgoing, Slot
+from trio_rt.protocol.ledger import (
+    SMALL_BATCH,
+    WINDOWS_BEHIND,
+    Bounds,
+    Incoming,
+    Note,
+    Outgoing,
+    Slot,
+    release_all,
+)
 
 NONE = Bounds(0, 0)
 PLENTY = Bounds(1000, 1 << 20)
@@ -350,6 +359,16 @@ def test_window_in_bytes() -> None:
     out.acknowledged(ack(1, 1, size=25))
     assert out.is_window_empty
     assert out.room() == (10, 10)
+
+
+@pytest.mark.parametrize("window", [1, SMALL_BATCH, SMALL_BATCH + 1, 3 * SMALL_BATCH])
+def test_a_large_batch_takes_half_of_the_window(window: int) -> None:
+    """So that the other side works on one while the next is made."""
+    out = outgoing(Bounds(window, 100))
+    most = out.room()[0]
+    assert most == (window if window <= SMALL_BATCH else max(SMALL_BATCH, window // 2))
+    committed(out, *["x"] * int(most))
+    assert out.room()[0] == min(most, window - most)
 
 
 def test_notes_take_no_room() -> None:
@@ -945,3 +964,68 @@ def test_drops_that_are_settled_are_forgotten() -> None:
         settled = books.say().consumed
     assert settled == 2000
     assert len(books.into._dropped) == 10
+
+
+# Many at once
+
+
+SIZES = st.lists(st.integers(0, 9), max_size=8)
+
+
+@given(
+    st.builds(Bounds, st.integers(1, 6), st.integers(1, 20)),
+    st.lists(st.tuples(SIZES, st.integers(0, 8)), max_size=6),
+)
+def test_many_messages_are_as_one_after_the_other(
+    window: Bounds, reads: list[tuple[list[int], int]]
+) -> None:
+    """`messages` gives the slots that `message` gives, and breaks where that breaks."""
+
+    def told(*, at_once: bool) -> list[Any]:
+        books = Books(window)
+        into, held, seen = books.into, list[Slot](), list[Any]()
+        for sizes, taken in reads:
+            try:
+                for slot in into.messages(sizes) if at_once else map(into.message, sizes):
+                    held.append(slot)
+                    seen.append((slot.number, slot.size))
+            except LinkClosed as error:
+                return [*seen, str(error), into.held]
+            into.batch_over()
+            for slot in held[:taken]:
+                slot.release(taken=True)
+            del held[:taken]
+            seen.append((into.received, into.consumed, into.held, list(books.wants)))
+        return seen
+
+    assert told(at_once=True) == told(at_once=False)
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=12), st.booleans())
+def test_releasing_many_is_as_one_after_the_other(holders: list[int], other_book: bool) -> None:
+    """`release_all` frees what nobody else holds, whosever books it is in."""
+
+    def told(*, at_once: bool) -> list[Any]:
+        books = [Books(Bounds(20, 100)), Books(Bounds(20, 100))]
+        slots = []
+        for number, count in enumerate(holders):
+            slot = books[number % 2 if other_book else 0].into.message(number)
+            slot.holders = count
+            slots.append(slot)
+        if at_once:
+            release_all(slots)
+        else:
+            for slot in slots:
+                slot.release(taken=True)
+        return [(each.into.consumed, each.into.held, each.into.unacked) for each in books]
+
+    assert told(at_once=True) == told(at_once=False)
+
+
+def test_an_ack_of_many_is_urgent_once() -> None:
+    """Taking more than a quarter of the window in one go asks for one ack, at once."""
+    books = Books(Bounds(8, 100))
+    slots = list(books.into.messages([1] * 6))
+    release_all(slots)
+    assert books.wants == ["now"]
+    assert (books.into.consumed, books.into.held) == (6, NONE)

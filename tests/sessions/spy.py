@@ -156,7 +156,7 @@ class Spy:
         if len(kept) > 1:
             books.unreceived_bytes = max(books.unreceived_bytes, sum(kept))
 
-    def _commit_all(self, _: None, out: Outgoing, entries: Sequence[Entry]) -> None:
+    def _commit_all(self, _: None, out: Outgoing, entries: Sequence[Entry], size: int) -> None:
         for entry in entries:
             self._commit(None, out, entry)
 

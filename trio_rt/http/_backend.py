@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Hashable
 from functools import cache
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -32,12 +31,12 @@ def backend(name: BackendName) -> Any:
 
 def backend_of(request: httpx.Request) -> Any:
     """The module that `request` is from."""
-    return _of_class(type(request))
+    kind: Any = type(request)
+    return _of_class(kind)
 
 
 @cache
-def _of_class(kind: Hashable) -> Any:
-    assert isinstance(kind, type)
+def _of_class(kind: type) -> Any:
     for base in kind.__mro__:
         root = base.__module__.partition(".")[0]
         if root in get_args(BackendName):

@@ -16,7 +16,7 @@ import httpx
 from ..errors import OptionError
 from ..message import Priority
 
-__all__ = ["Call", "CacheMode", "call_of"]
+__all__ = ["CacheMode", "Call", "call_of"]
 
 #: As in the Fetch standard, "Request cache mode"; "default" follows RFC 9111.
 CacheMode: TypeAlias = Literal["default", "no-store", "reload", "no-cache", "only-if-cached"]

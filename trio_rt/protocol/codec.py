@@ -51,6 +51,10 @@ PINNED_BYTES: Final = 1024
 
 _LINE_FEED: Final = 0x0A
 
+#: Few messages have the letter, none of it is ours, and one byte is found five times
+#: as fast as four.
+_U: Final = ord("u")
+
 _NAMES: Final = tuple(priority.name.lower() for priority in Priority)
 _PRIORITIES: Final[dict[object, Priority]] = dict(zip(_NAMES, Priority, strict=True))
 
@@ -241,7 +245,12 @@ class JsonCodec(_EnvelopeCodec):
             data = self._encode(_Outbound(meta.id, type, payload, meta.timestamp, name, meta.key))
         except Exception as error:
             raise self._unencodable(type, payload, meta, error) from error
-        if data.find(b"null") >= 0 and payload is not None and _has_nonfinite(payload):
+        if (
+            _U in data
+            and data.find(b"null") >= 0
+            and payload is not None
+            and _has_nonfinite(payload)
+        ):
             raise PayloadError("payload", "must fit in JSON (no NaN, no infinity)", payload)
         if _LINE_FEED in data:
             return _on_one_line(data, payload)

@@ -142,7 +142,7 @@ class Void(msgspec.Struct, tag="void", array_like=True):
     """A number whose message was taken back before it was received."""
 
 
-class Aside(msgspec.Struct, tag="aside", array_like=True):
+class Aside(msgspec.Struct, tag="aside", array_like=True, gc=False):
     """A message without a number, for this link only: a greeting or a heartbeat."""
 
     envelope: msgspec.Raw
@@ -154,7 +154,7 @@ class Bye(msgspec.Struct, tag="bye", array_like=True):
     reason: str
 
 
-class Req(msgspec.Struct, tag="req", array_like=True):
+class Req(msgspec.Struct, tag="req", array_like=True, gc=False):
     """A request. `parts` is how many parts, and bytes of parts, may come at first."""
 
     id: Number
@@ -164,12 +164,12 @@ class Req(msgspec.Struct, tag="req", array_like=True):
     envelope: msgspec.Raw
 
 
-class Part(msgspec.Struct, tag="part", array_like=True):
+class Part(msgspec.Struct, tag="part", array_like=True, gc=False):
     id: Number
     envelope: msgspec.Raw
 
 
-class End(msgspec.Struct, tag="end", array_like=True):
+class End(msgspec.Struct, tag="end", array_like=True, gc=False):
     """The reply, after which nothing of this request comes."""
 
     id: Number
@@ -184,13 +184,13 @@ class Fail(msgspec.Struct, tag="fail", array_like=True):
     text: str
 
 
-class Cancel(msgspec.Struct, tag="cancel", array_like=True):
+class Cancel(msgspec.Struct, tag="cancel", array_like=True, gc=False):
     """The requester no longer wants it; the reply, or `fail`, comes all the same."""
 
     id: Number
 
 
-class More(msgspec.Struct, tag="more", array_like=True):
+class More(msgspec.Struct, tag="more", array_like=True, gc=False):
     """Parts, and bytes of parts, of this request that were taken in all."""
 
     id: Number
@@ -270,6 +270,10 @@ class Syntax:
     def is_control(self, frame: Frame) -> bool:
         raise NotImplementedError
 
+    def has_control(self, frames: Sequence[Frame]) -> bool:
+        """Whether there is a control frame among them."""
+        return any(map(self.is_control, frames))
+
 
 class _Json(Syntax):
     def __init__(self) -> None:
@@ -288,6 +292,10 @@ class _Json(Syntax):
 
     def is_control(self, frame: Frame) -> bool:
         return frame[:1] == "["
+
+    def has_control(self, frames: Sequence[Frame]) -> bool:
+        # As the other's, without a call for each frame.
+        return any(frame[:1] == "[" for frame in frames)
 
 
 class _Msgpack(Syntax):

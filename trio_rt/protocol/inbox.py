@@ -136,10 +136,13 @@ class Inbox:
                 return self._keep(self._hold, message, size, now, slot)
             self._release()
         queues = self._routes.get(message.type, self._wild)
+        if len(queues) == 1 and not queues[0].is_full(size, slot):
+            self._deliver(queues[0], message, size, now, slot)
+            return True
         for queue in queues:
             if queue.is_full(size, slot):
                 return self._receive_at_full(queues, message, size, now, slot)
-        if slot is not None and len(queues) != 1:
+        if slot is not None:
             _share(slot, len(queues))
         if not queues and message.type != HEARTBEAT:
             self.discarded += 1

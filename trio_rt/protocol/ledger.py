@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
 from itertools import islice
 from typing import Any, Final
@@ -37,7 +37,7 @@ from ..message import ACKED, Outcome, dropped
 from .frames import RANGES, Header, Position, breach
 from .lanes import Entry
 
-__all__ = ["ACK_S", "Bounds", "Incoming", "Note", "Outgoing", "Slot"]
+__all__ = ["ACK_S", "Bounds", "Incoming", "Note", "Outgoing", "Slot", "release_all"]
 
 #: How long an ack may wait for a batch to travel with.
 ACK_S: Final = 0.2
@@ -45,6 +45,10 @@ ACK_S: Final = 0.2
 #: An ack goes at once when so much of the window, or of the other side's replay
 #: memory, waits for it.
 ACK_SHARE: Final = 4
+
+#: A batch larger than this takes half of the window at most: while the other side
+#: works on one, the next is made.
+SMALL_BATCH: Final = 32
 
 #: So many windows may be under way behind one message that nobody takes. All of
 #: them are credited, and none settled: what is kept of them has to have a bound.
@@ -83,6 +87,20 @@ class Slot(msgspec.Struct, eq=False, gc=False):
             self.book.consume(self)
 
 
+def release_all(slots: Sequence[Slot]) -> None:
+    """`release(taken=True)` of each."""
+    book, count, size = slots[0].book, 0, 0
+    for slot in slots:
+        if slot.holders == 1 and slot.book is book:
+            slot.holders = 0
+            count += 1
+            size += slot.size
+        else:
+            slot.release(taken=True)
+    if count:
+        book.consumed_more(count, size)
+
+
 class Outgoing:
     """The frames that this side sends."""
 
@@ -97,6 +115,7 @@ class Outgoing:
     ) -> None:
         self._window = window
         self._replay = replay
+        self._batch_messages = max(SMALL_BATCH, window.messages // 2)
         self._settle = settle
         self._settle_acked = settle_acked
         self._void = void
@@ -138,12 +157,16 @@ class Outgoing:
     # Room
 
     def room(self) -> tuple[float, float]:
-        """How many windowed messages, and bytes of them, may be committed now.
+        """How many windowed messages, and bytes of them, may be committed to one batch now.
 
         With nothing in flight (`is_window_empty`) the first may be of any size.
         """
         messages, size = self.in_window
-        most = min(self._window.messages - messages, self._replay.messages - len(self._unreceived))
+        most = min(
+            self._window.messages - messages,
+            self._replay.messages - len(self._unreceived),
+            self._batch_messages,
+        )
         if (
             most <= 0
             or self._again
@@ -179,19 +202,16 @@ class Outgoing:
             self._messages += 1
             self._bytes += size
 
-    def commit_all(self, entries: Sequence[Entry]) -> None:
-        """`commit` for messages, one after the other."""
-        number, total = self.sent, 0
-        for entry in entries:
-            number += 1
+    def commit_all(self, entries: Sequence[Entry], size: int) -> None:
+        """`commit` for messages, one after the other, of `size` bytes in all."""
+        for number, entry in enumerate(entries, self.sent + 1):
             entry.number = number
-            total += len(entry.data)
-        self.sent = number
+        self.sent += len(entries)
         self._unreceived.extend(entries)
-        self._unreceived_bytes += total
+        self._unreceived_bytes += size
         self._unsettled.extend(entries)
         self._messages += len(entries)
-        self._bytes += total
+        self._bytes += size
 
     def roll_back(self, entry: Entry) -> bool:
         """Take the last number back: nothing of `entry` has left.
@@ -437,6 +457,23 @@ class Incoming:
         self._pending.append(slot)
         return slot
 
+    def messages(self, sizes: Sequence[int]) -> Iterable[Slot]:
+        """`message` for each of these; only as far as they are iterated over."""
+        total, pending = sum(sizes), self._pending
+        most = min(
+            self._window.messages - self._messages + self._credit_messages,
+            WINDOWS_BEHIND * self._window.messages - len(pending),
+        )
+        if len(sizes) > most or total > self._window.bytes - self._bytes + self._credit_bytes:
+            return map(self.message, sizes)
+        slots = [Slot(number, size, self) for number, size in enumerate(sizes, self.received + 1)]
+        pending.extend(slots)
+        self.received += len(slots)
+        self._messages += len(slots)
+        self._bytes += total
+        self._new_bytes += total
+        return slots
+
     def note(self, size: int) -> None:
         """The next number is a note."""
         self.received += 1
@@ -458,6 +495,10 @@ class Incoming:
             heappush(self._dropped, slot.number)
             # Who sent so much has our acks, and says so.
             self._is_ignored = len(self._dropped) > 2 * WINDOWS_BEHIND * self._window.messages
+        self.consumed_more(1, slot.size)
+
+    def consumed_more(self, count: int, size: int) -> None:
+        """So many more, of `size` bytes in all, are held by nobody."""
         pending = self._pending
         while pending and pending[0].holders <= 0:
             pending.popleft()
@@ -466,10 +507,10 @@ class Incoming:
             book = book._successor
         if book is not self:
             self._successor = book
-        book._add_credit(slot.size)
+        book._add_credit(count, size)
 
-    def _add_credit(self, size: int) -> None:
-        self._credit_messages += 1
+    def _add_credit(self, count: int, size: int) -> None:
+        self._credit_messages += count
         self._credit_bytes += size
         self._want(
             self._credit_messages - self._told_messages >= self._many_messages

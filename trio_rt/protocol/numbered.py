@@ -213,10 +213,12 @@ class Numbered:
         frames, self._frames = self._frames, []
         if entries:
             data = [entry.data for entry in entries]
-            if max(map(len, data)) > self.peer_message_bytes:
+            sizes = list(map(len, data))
+            if max(sizes) > self.peer_message_bytes:
                 entries = self._without_oversize(entries)
                 data = [entry.data for entry in entries]
-            self.out.commit_all(entries)
+                sizes = list(map(len, data))
+            self.out.commit_all(entries, sum(sizes))
             frames += data
         if self._armed and self._ack_at <= now:
             self._armed, self._ack_at = False, math.inf
@@ -337,13 +339,17 @@ class Numbered:
             self.opened()
             if self._notes:
                 self.wake()
-        is_control, message = syntax.is_control, into.message
+        if not frames:
+            return
         plain = data.__class__ is bytes or data.isascii()
-        most = self._message_bytes
-        for frame in frames:
-            size = len(frame) if plain else size_bytes(frame)
-            if size > most:
-                raise LinkClosed(1009, f"a frame of {size} bytes", by_peer=False)
+        sizes = list(map(len if plain else size_bytes, frames))
+        if max(sizes) > self._message_bytes:
+            raise LinkClosed(1009, f"a frame of {max(sizes)} bytes", by_peer=False)
+        if not known and not syntax.has_control(frames):
+            arrived.extend(zip(frames, sizes, into.messages(sizes), strict=True))
+            return
+        is_control, message = syntax.is_control, into.message
+        for frame, size in zip(frames, sizes, strict=True):
             if is_control(frame):
                 known -= self._control(syntax.control(frame), size, known, now, arrived)
             elif known > 0:
@@ -369,10 +375,10 @@ class Numbered:
                 return 0
             case _ if known > 0:
                 return 1
-            case Void():
-                self.into.note(size)
             case Req():
                 self.on_control(frame, self.into.message(size), now)
+            case Void():
+                self.into.note(size)
             case _:
                 self.into.note(size)
                 self.on_control(frame, None, now)

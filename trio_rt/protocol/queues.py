@@ -25,7 +25,7 @@ import msgspec
 from ..errors import DecodeError, OptionError, StreamOverflow
 from ..message import Gap, Item, Malformed, Message, Reset
 from ..options import Conflate, OnFull
-from .ledger import Slot
+from .ledger import Slot, release_all
 
 __all__ = ["Queue", "make_queue"]
 
@@ -120,7 +120,7 @@ class Queue:
         if self.refill is not None:
             self.refill()
         self.had_turn = False
-        return [self._shift() for _ in range(min(limit, len(self._cells)))]
+        return self._shift_many(min(limit, len(self._cells)))
 
     # By the inbox
 
@@ -217,6 +217,17 @@ class Queue:
             if cell.slot is not None:
                 cell.slot.release(taken=taken)
         return cell.item
+
+    def _shift_many(self, count: int) -> list[Any]:
+        cells = self._cells
+        taken = [cells.popleft() for _ in range(count)]
+        sizes = [cell.size for cell in taken if cell.size != _MARK]
+        self.messages -= len(sizes)
+        self.total_bytes -= sum(sizes)
+        slots = [cell.slot for cell in taken if cell.slot is not None]
+        if slots:
+            release_all(slots)
+        return [cell.item for cell in taken]
 
     def _drop_oldest(self) -> None:
         reset, gap = self._shift_marks()
@@ -348,6 +359,9 @@ class Conflating(OldestGoes):
     def _clear(self) -> None:
         self._by_key.clear()
         super()._clear()
+
+    def _shift_many(self, count: int) -> list[Any]:
+        return [self._shift() for _ in range(count)]
 
     def _shift(self, *, taken: bool = True) -> Any:
         cell = self._cells[0]

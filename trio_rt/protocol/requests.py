@@ -53,6 +53,8 @@ CALLS: Final = 1024
 #: Parts of one exchange that may have arrived and not been taken.
 PARTS: Final = Bounds(256, 256 << 10)
 
+_NO_PARTS: Final = Bounds(0, 0)
+
 #: What an answer has around its envelope or words: its kind and its number.
 AROUND_BYTES: Final = 64
 
@@ -181,12 +183,33 @@ class Call:
 class Inquiry:
     """One request of the other side. Its `message` has the time at which it came."""
 
+    __slots__ = (
+        "_limits",
+        "_requests",
+        "_sent",
+        "_sent_bytes",
+        "_slot",
+        "_taken",
+        "_taken_bytes",
+        "cancelled",
+        "deadline",
+        "finished",
+        "id",
+        "message",
+        "on_cancel",
+        "takes_parts",
+        "trace",
+        "wake",
+    )
+
     def __init__(self, requests: Requests, frame: Req, message: Message[Any], slot: Slot) -> None:
         self.id = frame.id
         self.message = message
         #: When nobody wants the answer any more.
-        self.deadline = message.received_at + (
-            math.inf if frame.deadline_ms is None else frame.deadline_ms / 1000
+        self.deadline = (
+            math.inf
+            if frame.deadline_ms is None
+            else message.received_at + frame.deadline_ms / 1000
         )
         self.trace = frame.trace
         #: Whether the other side takes parts.
@@ -201,7 +224,9 @@ class Inquiry:
         self._slot: Slot | None = slot
         # Never more than is kept here: who asks for more may be who takes nothing.
         parts, size = frame.parts
-        self._limits = Bounds(min(parts, PARTS.messages), min(size, PARTS.bytes))
+        self._limits = (
+            Bounds(min(parts, PARTS.messages), min(size, PARTS.bytes)) if parts else _NO_PARTS
+        )
         self._sent = self._sent_bytes = 0
         self._taken = self._taken_bytes = 0
 
@@ -339,8 +364,9 @@ class Requests:
     def settled(self, call: Call) -> None:
         """`call` has ended."""
         if self._calls.pop(call.id, None) is not None:
-            for id in [id for id, other in self.foreign.items() if other is call]:
-                del self.foreign[id]
+            if self.foreign:
+                for id in [id for id, other in self.foreign.items() if other is call]:
+                    del self.foreign[id]
             self.freed()
 
     def note(self, frame: Control) -> None:
@@ -419,15 +445,15 @@ class Requests:
     def handle(self, frame: Control, slot: Slot | None, now: float) -> None:
         """Take in a frame that is a request, or belongs to one. Raises a breach."""
         match frame:
-            case Req():
-                assert slot is not None
-                self._inquire(frame, slot, now)
-            case Part(id=id, envelope=envelope):
-                data = bytes(envelope)
-                self._called(id).arrive(self._read(data, now), len(data))
             case End(id=id, envelope=envelope):
                 call = self._called(id)
                 call.finish(self._read(bytes(envelope), now), None)
+            case Part(id=id, envelope=envelope):
+                data = bytes(envelope)
+                self._called(id).arrive(self._read(data, now), len(data))
+            case Req():
+                assert slot is not None
+                self._inquire(frame, slot, now)
             case Fail(id=id, code=code, text=text):
                 self._called(id).finish(None, Refused(code, text))
             case Cancel(id=id):

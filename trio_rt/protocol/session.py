@@ -115,6 +115,8 @@ class Session:
         self._correlate = correlate
         self._rate = _Rate(outbox.rate_per_s)
         self._stalled = False
+        #: Something waits, and none of it may go before the other side has acked some.
+        self.is_shut = False
         #: What arrived and `route` has not handed out.
         self.arriving: deque[Arrival] = deque()
         self._messages = self._decoded()
@@ -222,8 +224,10 @@ class Session:
         link = self._link
         room = link.prepare(now)
         entries: list[Entry] = []
+        self.is_shut = False
         if len(self.lanes):
             most, size = link.room()
+            self.is_shut = most < 1
             most = min(most, self._rate.left(now))
             if most >= 1 and room > 0:
                 first = self.lanes.pop(now, math.inf if link.takes_any else size)
@@ -361,7 +365,7 @@ class Session:
     def link_up(self, now: float, written: int) -> None:
         """A link is open; `written` messages that are none of ours went before."""
         self.linked = self._began = True
-        self._stalled = False
+        self._stalled = self.is_shut = False
         if self._loss is not None:
             self.inbox.reset(self._loss)
             self._loss = None
@@ -469,9 +473,9 @@ class Session:
         self.wake()
 
     def _opened(self) -> None:
-        self._stalled = False
-        if len(self.lanes):
+        if self.is_shut or len(self.lanes):
             self.wake()
+        self._stalled = self.is_shut = False
 
     # From time
 
