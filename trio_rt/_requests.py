@@ -265,10 +265,11 @@ class RequestVerbs(EnvelopeVerbs):
     ) -> None:
         """Answer requests of these types, or of all that nobody else serves.
 
-        `handler(request)` runs in a task of its own, `limit` of them at a time, within
-        the deadline of who asks. What it returns is the reply; `request.send(part)`
-        sends parts first; `Refused(code, text)` refuses. Another exception is logged
-        and refuses with `error`, without what it says.
+        `handler(request)` runs within the deadline of who asks, `limit` of them at a
+        time, each in a task that only later ones share, with a copy of the context of
+        this task. What it returns is the reply; `request.send(part)` sends parts
+        first; `Refused(code, text)` refuses. Another exception is logged and refuses
+        with `error`, without what it says.
 
         Returns when the connection ends. Cancelled: the handlers are cancelled, and
         their requests refused with `stopped`. Raises `NoSession` where there can be
