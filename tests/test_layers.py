@@ -21,10 +21,12 @@ LAYERS = [
     {"protocol.payloads"},
     {"protocol", "protocol.backoff", "protocol.codec", "protocol.frames", "protocol.lanes"}
     | {"protocol.lifecycle", "protocol.pulse", "protocol.url", "protocol.verdict"},
-    {"protocol.ledger", "protocol.route"},
-    {"protocol.plain", "protocol.queues"},
+    {"protocol.ledger", "protocol.rate", "protocol.route"},
+    {"protocol.calls", "protocol.incoming", "protocol.outgoing"},
+    {"protocol.inquiries", "protocol.plain", "protocol.queues"},
     {"protocol.inbox", "protocol.numbered"},
     {"protocol.requests"},
+    {"protocol.arrivals"},
     {"protocol.session"},
     {"delivery", "_streams", "_states", "_http_reply", "_handshake"},
     {"_mailbox", "_outlet", "_tls", "_subscription", "_http_head", "_proxy"},
@@ -41,6 +43,21 @@ LAYERS = [
     {"_connect", "_sessions"},
     {"_server"},
     {""},
+    # The HTTP client is a column of its own: of the above it uses the vocabulary, the
+    # backoff and small helpers, and nothing that knows a connection.
+    {"http._adaptive", "http._asked", "http._backend", "http._budget", "http._call"}
+    | {"http._directives", "http._origins", "http._policy", "http._stage", "http._turns"}
+    | {"http._unpack"},
+    {"http._body", "http._circuit", "http._freshness", "http._layer", "http._tee"},
+    {"http._attempt", "http._connect", "http._gate", "http._limits", "http._otel"}
+    | {"http._redirects", "http._store", "http._timeout"},
+    {"http._authorize", "http._breaker", "http._flights", "http._hedge", "http._retry"}
+    | {"http._sqlite"},
+    {"http._fetch", "http._shelf"},
+    {"http._cache"},
+    {"http._client"},
+    {"http._open"},
+    {"http"},
     {"testing"},
     {"cli"},
 ]

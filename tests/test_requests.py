@@ -56,7 +56,8 @@ from trio_rt.protocol.frames import (
     Terms,
     Welcome,
 )
-from trio_rt.protocol.requests import CALLS, PARTS, Inquiry
+from trio_rt.protocol.inquiries import PARTS, Inquiry
+from trio_rt.protocol.requests import CALLS
 from trio_rt.testing import CutKind, Towards
 
 #: Back within a second, and never two seconds later.
@@ -726,7 +727,7 @@ async def test_cancelled_between_queue_and_handler(monkeypatch: pytest.MonkeyPat
     def begin_and_cancel(inquiry: Inquiry) -> None:
         begin(inquiry)
         if inquiry.message.type == "t" and not inquiry.cancelled:
-            inquiry._requests._cancel(inquiry)
+            inquiry._requests._cancel(inquiry)  # type: ignore[attr-defined]
 
     handlers = Handlers()
     async with open_scene(handlers) as scene:

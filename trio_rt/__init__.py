@@ -4,8 +4,8 @@ General layout, from the bottom up; a module imports only from lower layers:
 
     errors, options, message       the vocabulary
     protocol/                      sans-I/O: codec, backoff, lifecycle, lanes, pulse,
-                                   verdict, url, route, inbox, session (plain and
-                                   numbered links), frames, ledger, requests
+                                   verdict, url, route, inbox, frames, outgoing,
+                                   incoming, requests, session (plain and numbered links)
     _streams, _outlet, wires/      bytes: sockets, TLS, one live WebSocket
     delivery, _subscription,       the faces of lanes and inbox in trio
     _mailbox, _states
@@ -14,6 +14,7 @@ General layout, from the bottom up; a module imports only from lower layers:
     _endpoint, _verbs, _requests   what a connection and a server's peer can do alike
     _connection, _connect          connect()
     _peer, _sessions, _server      serve()
+    http/                          a column of its own: the HTTP client
     testing/                       a virtual network to run programs in
 
 Everything public is imported here; the modules with an underscore may change.
@@ -35,6 +36,10 @@ from ._verbs import Sender
 from .delivery import Delivery
 from .errors import (
     AttemptsExhausted,
+    BodyInvalid,
+    BodyTooLarge,
+    CallTimeout,
+    CircuitOpen,
     ConnectionFailed,
     CredentialsRefused,
     DecodeError,
@@ -42,14 +47,17 @@ from .errors import (
     HandshakeError,
     HookError,
     HookFailed,
+    HttpError,
     LinkClosed,
     LinkDead,
     LinkError,
     NoSession,
+    NotCached,
     Offline,
     OptionError,
     PayloadError,
     ProtocolBroken,
+    QueueFull,
     Refuse,
     Refused,
     ServerRefused,
@@ -76,6 +84,10 @@ __all__ = [
     "AcceptHook",
     "Attempt",
     "AttemptsExhausted",
+    "BodyInvalid",
+    "BodyTooLarge",
+    "CallTimeout",
+    "CircuitOpen",
     "Codec",
     "Conflate",
     "Connection",
@@ -92,6 +104,7 @@ __all__ = [
     "HandshakeError",
     "HookError",
     "HookFailed",
+    "HttpError",
     "InboxLimits",
     "JsonCodec",
     "LinkClosed",
@@ -103,6 +116,7 @@ __all__ = [
     "Meta",
     "MsgpackCodec",
     "NoSession",
+    "NotCached",
     "Offline",
     "OpenStream",
     "OptionError",
@@ -113,6 +127,7 @@ __all__ = [
     "Phase",
     "Priority",
     "ProtocolBroken",
+    "QueueFull",
     "RawConnection",
     "RawPeer",
     "Reconnect",

@@ -17,7 +17,8 @@ from typing import Final
 
 import trio
 
-from .protocol.requests import Call, Inquiry, RequestQueue
+from .protocol.calls import Call
+from .protocol.inquiries import Inquiry, RequestQueue
 
 __all__ = ["Handlers", "park"]
 

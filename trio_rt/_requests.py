@@ -23,11 +23,13 @@ from ._verbs import EnvelopeVerbs
 from .errors import DecodeError, NoSession, OptionError, PayloadError, Refused
 from .message import Message, Priority
 from .options import check_number
+from .protocol.calls import Ask, Call, ForeignAsk
 from .protocol.codec import Codec, JsonCodec, payload_reader
 from .protocol.frames import MAX_NUMBER, Req
+from .protocol.inquiries import PARTS, Inquiry
 from .protocol.ledger import Bounds
 from .protocol.payloads import Reader
-from .protocol.requests import AROUND_BYTES, PARTS, Ask, Call, ForeignAsk, Inquiry
+from .protocol.requests import AROUND_BYTES
 
 __all__ = ["Exchange", "Request", "RequestVerbs", "traceparent"]
 

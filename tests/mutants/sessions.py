@@ -24,7 +24,7 @@ SESSION_MUTANTS: Final = (
     ),
     Mutant(
         "resume without consumed",
-        "trio_rt/protocol/ledger.py",
+        "trio_rt/protocol/incoming.py",
         "            settled,\n            header.received,\n            header.consumed,\n"
         "            header.messages,\n            header.bytes,\n            header.drops,\n",
         "            settled,\n            header.received,\n            self._settled,\n"
@@ -40,7 +40,7 @@ SESSION_MUTANTS: Final = (
     ),
     Mutant(
         "no void",
-        "trio_rt/protocol/ledger.py",
+        "trio_rt/protocol/outgoing.py",
         "            if entry.unwanted is not None:\n                unwanted.append",
         "            if False:\n                unwanted.append",
         (SWEEP, LEDGER),
@@ -57,7 +57,7 @@ SESSION_MUTANTS: Final = (
     ),
     Mutant(
         "replies inside the window",
-        "trio_rt/protocol/ledger.py",
+        "trio_rt/protocol/outgoing.py",
         "            not self._again\n            and len(self._unreceived)",
         "            not self._again\n"
         "            and self.in_window[0] < self._window.messages\n"
@@ -87,28 +87,28 @@ SESSION_MUTANTS: Final = (
     ),
     Mutant(
         "dedupe off by one",
-        "trio_rt/protocol/ledger.py",
+        "trio_rt/protocol/incoming.py",
         "        return self.received + 1 - first\n",
         "        return self.received - first\n",
         (LEDGER,),
     ),
     Mutant(
         "dedupe off by one, the other way",
-        "trio_rt/protocol/ledger.py",
+        "trio_rt/protocol/incoming.py",
         "        return self.received + 1 - first\n",
         "        return self.received + 2 - first\n",
         (SWEEP,),
     ),
     Mutant(
         "window in messages only",
-        "trio_rt/protocol/ledger.py",
+        "trio_rt/protocol/outgoing.py",
         "        return most, self._window.bytes - size\n",
         "        return most, math.inf\n",
         (SWEEP, LEDGER),
     ),
     Mutant(
         "drop ranges not sent",
-        "trio_rt/protocol/ledger.py",
+        "trio_rt/protocol/incoming.py",
         "        ranges: list[tuple[int, int]] = []\n        for number in sorted(",
         "        ranges: list[tuple[int, int]] = []\n        return consumed, ranges\n"
         "        for number in sorted(",
@@ -116,7 +116,7 @@ SESSION_MUTANTS: Final = (
     ),
     Mutant(
         "drop ranges not sent again",
-        "trio_rt/protocol/ledger.py",
+        "trio_rt/protocol/incoming.py",
         "        self._listed = self._settled\n        header",
         "        header",
         (SWEEP, LEDGER),
@@ -137,7 +137,7 @@ SESSION_MUTANTS: Final = (
     ),
     Mutant(
         "acks of the future accepted",
-        "trio_rt/protocol/ledger.py",
+        "trio_rt/protocol/outgoing.py",
         "        if said.received > self.sent - self._again:\n",
         "        if False:\n",
         (LEDGER,),
@@ -166,7 +166,7 @@ SESSION_MUTANTS: Final = (
     ),
     Mutant(
         "credit by the low-water mark",
-        "trio_rt/protocol/ledger.py",
+        "trio_rt/protocol/incoming.py",
         "        book._add_credit(count, size)\n",
         "        if not pending:\n            book._add_credit(count, size)\n",
         (LEDGER, SWEEP),
@@ -180,8 +180,8 @@ SESSION_MUTANTS: Final = (
     ),
     Mutant(
         "parts without credit",
-        "trio_rt/protocol/requests.py",
-        "        return _has_room(self._limits, waiting, self._sent_bytes - self._taken_bytes, size)\n",
+        "trio_rt/protocol/inquiries.py",
+        "        return has_room(self._limits, waiting, self._sent_bytes - self._taken_bytes, size)\n",
         "        return True\n",
         ("tests/test_requests.py", "tests/protocol/test_requests.py"),
     ),
@@ -194,7 +194,7 @@ SESSION_MUTANTS: Final = (
     ),
     Mutant(
         "no answer after a cancel",
-        "trio_rt/protocol/requests.py",
+        "trio_rt/protocol/inquiries.py",
         "            self.finished = True\n            self._requests.answer(self, frame)\n",
         "            self.finished = True\n            if not self.cancelled:\n"
         "                self._requests.answer(self, frame)\n",

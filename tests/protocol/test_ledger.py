@@ -11,17 +11,10 @@ from hypothesis import strategies as st
 from trio_rt.errors import LinkClosed
 from trio_rt.message import ACKED, WITHDRAWN, Outcome, dropped
 from trio_rt.protocol.frames import MAX_NUMBER, RANGES, Header, Position
+from trio_rt.protocol.incoming import Incoming, Slot, release_all
 from trio_rt.protocol.lanes import Entry
-from trio_rt.protocol.ledger import (
-    SMALL_BATCH,
-    WINDOWS_BEHIND,
-    Bounds,
-    Incoming,
-    Note,
-    Outgoing,
-    Slot,
-    release_all,
-)
+from trio_rt.protocol.ledger import WINDOWS_BEHIND, Bounds
+from trio_rt.protocol.outgoing import SMALL_BATCH, Note, Outgoing
 
 NONE = Bounds(0, 0)
 PLENTY = Bounds(1000, 1 << 20)

@@ -31,8 +31,9 @@ from trio_rt.protocol.frames import (
     Syntax,
     Terms,
 )
+from trio_rt.protocol.incoming import Slot
 from trio_rt.protocol.lanes import BATCH_BYTES, Entry
-from trio_rt.protocol.ledger import ACK_S, Bounds, Slot
+from trio_rt.protocol.ledger import ACK_S, Bounds
 from trio_rt.protocol.numbered import UNANSWERED_S, Batch, Numbered
 from trio_rt.protocol.plain import Arrival, Heartbeat
 from trio_rt.protocol.queues import Queue

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from trio_rt.errors import LinkClosed, NoSession, OptionError, Refused, Undelivered
 from trio_rt.message import ACKED, INDETERMINATE, WITHDRAWN, Malformed, Message, Priority, dropped
 from trio_rt.options import InboxLimits, OutboxLimits
+from trio_rt.protocol.calls import Ask, Call, ForeignAsk
 from trio_rt.protocol.codec import JsonCodec, Meta, MsgpackCodec
 from trio_rt.protocol.frames import (
     JSON_SYNTAX,
@@ -31,21 +32,11 @@ from trio_rt.protocol.frames import (
     Req,
     Syntax,
 )
+from trio_rt.protocol.inquiries import PARTS, Inquiry, RequestQueue
 from trio_rt.protocol.lanes import Entry
 from trio_rt.protocol.ledger import Bounds
 from trio_rt.protocol.numbered import Batch
-from trio_rt.protocol.requests import (
-    AROUND_BYTES,
-    CALLS,
-    PARTS,
-    WORDS,
-    Ask,
-    Call,
-    ForeignAsk,
-    Inquiry,
-    RequestQueue,
-    Requests,
-)
+from trio_rt.protocol.requests import AROUND_BYTES, CALLS, WORDS, Requests
 from trio_rt.protocol.session import Session
 
 CODECS: dict[Syntax, Any] = {JSON_SYNTAX: JsonCodec(), MSGPACK_SYNTAX: MsgpackCodec()}

@@ -26,11 +26,12 @@ from trio_rt.message import (
     dropped,
 )
 from trio_rt.options import InboxLimits, OutboxLimits
+from trio_rt.protocol.arrivals import Decode
 from trio_rt.protocol.codec import decode_raw
 from trio_rt.protocol.lanes import BATCH_BYTES, Entry
 from trio_rt.protocol.plain import Heartbeat, size_bytes
 from trio_rt.protocol.queues import Queue
-from trio_rt.protocol.session import Decode, Session
+from trio_rt.protocol.session import Session
 
 LOW, NORMAL, HIGH, CRITICAL = Priority
 

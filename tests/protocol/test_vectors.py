@@ -19,6 +19,7 @@ from trio_rt._welcome import receive_hello
 from trio_rt.errors import LinkClosed, Refused
 from trio_rt.message import Message
 from trio_rt.options import InboxLimits, OutboxLimits
+from trio_rt.protocol.calls import Ask, Call
 from trio_rt.protocol.codec import Codec, JsonCodec, MsgpackCodec, payload_reader
 from trio_rt.protocol.frames import (
     JSON_SYNTAX,
@@ -39,11 +40,11 @@ from trio_rt.protocol.frames import (
     Terms,
     Void,
 )
+from trio_rt.protocol.inquiries import Inquiry
 from trio_rt.protocol.lanes import Entry
 from trio_rt.protocol.ledger import ACK_S, Bounds
 from trio_rt.protocol.numbered import Batch, Numbered
 from trio_rt.protocol.plain import Heartbeat
-from trio_rt.protocol.requests import Ask, Call, Inquiry
 from trio_rt.protocol.session import Session
 
 FILES = sorted((Path(__file__).parent / "vectors").glob("*.json"))

@@ -21,7 +21,7 @@ from trio_rt._tasks import Link
 from trio_rt.protocol.frames import Position, Terms
 from trio_rt.protocol.inbox import Inbox
 from trio_rt.protocol.lanes import Entry
-from trio_rt.protocol.ledger import Note, Outgoing
+from trio_rt.protocol.outgoing import Note, Outgoing
 from trio_rt.protocol.session import Session
 
 __all__ = ["Begun", "Books", "Life", "Spy"]

@@ -19,8 +19,9 @@ from trio_rt.protocol.codec import Codec, JsonCodec, Meta, MsgpackCodec, payload
 from trio_rt.protocol.frames import Header
 from trio_rt.protocol.inbox import Queue
 from trio_rt.protocol.lanes import Entry
-from trio_rt.protocol.ledger import Bounds, Outgoing
+from trio_rt.protocol.ledger import Bounds
 from trio_rt.protocol.numbered import Batch
+from trio_rt.protocol.outgoing import Outgoing
 from trio_rt.protocol.session import Session, syntax_of
 
 LIMITS: Final = InboxLimits(messages=4, total_bytes=600)

@@ -30,7 +30,7 @@ import msgspec
 from ..errors import DecodeError
 from ..message import Gap, Malformed, Message, Reset
 from ..options import InboxLimits, OnFull
-from .ledger import Slot
+from .incoming import Slot
 from .queues import Queue, make_queue
 
 __all__ = ["HEARTBEAT", "Inbox", "Queue"]

@@ -20,8 +20,10 @@ import msgspec
 from ..errors import LinkClosed, PayloadError
 from ..message import Outcome, dropped
 from .frames import BATCH_FRAMES, Aside, Bye, Control, Position, Req, Syntax, Terms, Void
+from .incoming import Incoming, Slot
 from .lanes import BATCH_BYTES, Entry
-from .ledger import ACK_S, Bounds, Incoming, Note, Outgoing, Slot
+from .ledger import ACK_S, Bounds
+from .outgoing import Note, Outgoing
 from .plain import Arrival, Heartbeat, size_bytes
 
 __all__ = ["UNANSWERED_S", "Batch", "Numbered"]

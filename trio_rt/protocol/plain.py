@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 from ..message import INDETERMINATE, WRITTEN, Outcome
+from .incoming import Slot
 from .lanes import BATCH_BYTES, Entry
-from .ledger import Slot
 
 __all__ = ["Arrival", "Heartbeat", "PlainLink", "size_bytes"]
 

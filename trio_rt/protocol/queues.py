@@ -25,7 +25,7 @@ import msgspec
 from ..errors import DecodeError, OptionError, StreamOverflow
 from ..message import Gap, Item, Malformed, Message, Reset
 from ..options import Conflate, OnFull
-from .ledger import Slot, release_all
+from .incoming import Slot, release_all
 
 __all__ = ["Queue", "make_queue"]
 

@@ -21,39 +21,23 @@ On a plain link there are calls only, and the codec tells which message answers.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
-import msgspec
-
-from ..errors import DecodeError, NoSession, OptionError, Refused, Undelivered
-from ..message import INDETERMINATE, WITHDRAWN, Malformed, Message, Outcome
+from ..errors import DecodeError, OptionError, Refused
+from ..message import INDETERMINATE, Malformed, Message
+from .calls import Call
 from .frames import Cancel, Control, End, Fail, More, Part, Req, breach
-from .lanes import Entry
-from .ledger import ACK_SHARE, Bounds, Slot
+from .incoming import Slot
+from .inquiries import Inquiry, RequestQueue
+from .ledger import Bounds
 from .numbered import Numbered
 
-__all__ = [
-    "AROUND_BYTES",
-    "CALLS",
-    "PARTS",
-    "Ask",
-    "Call",
-    "ForeignAsk",
-    "Inquiry",
-    "RequestQueue",
-    "Requests",
-]
+__all__ = ["AROUND_BYTES", "CALLS", "Requests"]
 
 #: Requests of one side without a final frame.
 CALLS: Final = 1024
-
-#: Parts of one exchange that may have arrived and not been taken.
-PARTS: Final = Bounds(256, 256 << 10)
-
-_NO_PARTS: Final = Bounds(0, 0)
 
 #: What an answer has around its envelope or words: its kind and its number.
 AROUND_BYTES: Final = 64
@@ -64,240 +48,6 @@ WORDS: Final = 1000
 _BYTES_OF_CHARACTER: Final = 6
 
 Decode = Callable[[str | bytes], Iterable[Message[Any]]]
-
-
-class Ask(Entry, eq=False, gc=False):
-    """A request on its way: an entry in the outbox, and then in the books."""
-
-    needs_session: ClassVar[bool] = True
-
-    call: Any = None
-    #: Where it is asked.
-    session: Any = None
-
-    def disown(self) -> None:
-        # The collector does not look into this object, and `call` has it.
-        self.call = self.session = None
-
-    def settle(self, outcome: Outcome) -> None:
-        call, session = self.call, self.session
-        self.disown()
-        if self.outcome is None:
-            self.outcome = outcome
-            if call is None or outcome.kind in ("acked", "written"):
-                return
-            if outcome is WITHDRAWN and self.needs_session and session.is_plain:
-                call.fail(NoSession("the link that came has no session"))
-            else:
-                call.undelivered(outcome)
-
-
-class ForeignAsk(Ask, eq=False, gc=False):
-    """One to a server whose codec tells which message is the answer."""
-
-    needs_session: ClassVar[bool] = False
-
-
-class Call:
-    """One request of ours. `wake` is called once when something has changed for who waits."""
-
-    def __init__(self, requests: Requests, id: int, parts: Bounds) -> None:
-        self.id = id
-        #: Its entry; set before that is sent.
-        self.ask: Ask
-        #: The reply, and what came instead of it.
-        self.reply: Message[Any] | None = None
-        self.failure: Exception | None = None
-        self.wake: Callable[[], None] | None = None
-        self._requests = requests
-        self._limits = parts
-        self._parts: deque[tuple[Message[Any], int]] = deque()
-        self._waiting_bytes = 0
-        self._taken = self._taken_bytes = 0
-        self._told = self._told_bytes = 0
-        self._abandoned = False
-
-    @property
-    def over(self) -> bool:
-        """Nothing more will come."""
-        return self.reply is not None or self.failure is not None
-
-    def take_part(self) -> Message[Any] | None:
-        """The next part, or None if there is none now."""
-        if not self._parts:
-            return None
-        part, size = self._parts.popleft()
-        self._waiting_bytes -= size
-        self._taken += 1
-        self._taken_bytes += size
-        if not self.over and (
-            self._taken - self._told >= self._limits.messages // ACK_SHARE
-            or self._taken_bytes - self._told_bytes >= self._limits.bytes // ACK_SHARE
-        ):
-            self._told, self._told_bytes = self._taken, self._taken_bytes
-            self._requests.note(More(self.id, (self._told, self._told_bytes)))
-        return part
-
-    # By `Requests`
-
-    def arrive(self, message: Message[Any], size: int) -> None:
-        """A part. Raises the breach that it is if there was no credit for it."""
-        waiting = len(self._parts) + self._taken - self._told
-        waiting_bytes = self._waiting_bytes + self._taken_bytes - self._told_bytes
-        if not _has_room(self._limits, waiting, waiting_bytes, size):
-            raise breach("more parts than were asked for")
-        if self._abandoned:
-            return
-        self._parts.append((message, size))
-        self._waiting_bytes += size
-        self.notify()
-
-    def finish(self, reply: Message[Any] | None, failure: Exception | None) -> None:
-        """The final frame, or what stands for it."""
-        self.reply, self.failure = reply, failure
-        self._requests.settled(self)
-        self.notify()
-
-    def undelivered(self, outcome: Outcome) -> None:
-        """The request came to nothing, or nobody knows."""
-        self.fail(Undelivered(outcome))
-
-    def fail(self, failure: Exception) -> None:
-        """Nothing will come any more, and why."""
-        if not self.over:
-            self.finish(None, failure)
-
-    def abandon(self) -> None:
-        """Nobody waits any more."""
-        self._abandoned = True
-        self._parts.clear()
-        self.wake = None
-
-    def notify(self) -> None:
-        """Let who waits look again."""
-        wake, self.wake = self.wake, None
-        if wake is not None:
-            wake()
-
-
-class Inquiry:
-    """One request of the other side. Its `message` has the time at which it came."""
-
-    __slots__ = (
-        "_limits",
-        "_requests",
-        "_sent",
-        "_sent_bytes",
-        "_slot",
-        "_taken",
-        "_taken_bytes",
-        "cancelled",
-        "deadline",
-        "finished",
-        "id",
-        "message",
-        "on_cancel",
-        "takes_parts",
-        "trace",
-        "wake",
-    )
-
-    def __init__(self, requests: Requests, frame: Req, message: Message[Any], slot: Slot) -> None:
-        self.id = frame.id
-        self.message = message
-        #: When nobody wants the answer any more.
-        self.deadline = (
-            math.inf
-            if frame.deadline_ms is None
-            else message.received_at + frame.deadline_ms / 1000
-        )
-        self.trace = frame.trace
-        #: Whether the other side takes parts.
-        self.takes_parts = frame.parts[0] > 0
-        self.finished = False
-        self.cancelled = False
-        #: Called when it is cancelled while a handler runs.
-        self.on_cancel: Callable[[], None] = _nothing
-        #: Called once when there is credit for a part.
-        self.wake: Callable[[], None] | None = None
-        self._requests = requests
-        self._slot: Slot | None = slot
-        # Never more than is kept here: who asks for more may be who takes nothing.
-        parts, size = frame.parts
-        self._limits = (
-            Bounds(min(parts, PARTS.messages), min(size, PARTS.bytes)) if parts else _NO_PARTS
-        )
-        self._sent = self._sent_bytes = 0
-        self._taken = self._taken_bytes = 0
-
-    def cancel(self) -> None:
-        """Nobody wants the answer any more."""
-        self.cancelled = True
-        self.on_cancel()
-
-    def begin(self) -> None:
-        """A handler begins: the request has left the window."""
-        slot, self._slot = self._slot, None
-        if slot is not None:
-            slot.release(taken=True)
-
-    def has_credit(self, size: int) -> bool:
-        """Whether a part of `size` bytes may go."""
-        waiting = self._sent - self._taken
-        return _has_room(self._limits, waiting, self._sent_bytes - self._taken_bytes, size)
-
-    def send_part(self, envelope: bytes) -> None:
-        """Send a part, for which there is credit."""
-        self._sent += 1
-        self._sent_bytes += len(envelope)
-        self._requests.answer(self, Part(self.id, msgspec.Raw(envelope)))
-
-    def end(self, envelope: bytes) -> None:
-        """Send the reply."""
-        self._finish(End(self.id, msgspec.Raw(envelope)))
-
-    def fail(self, code: str, text: str) -> None:
-        """Say that there will be none."""
-        self._finish(self._requests.refusal(self.id, code, text))
-
-    def _finish(self, frame: End | Fail) -> None:
-        if not self.finished:
-            self.begin()
-            self.finished = True
-            self._requests.answer(self, frame)
-            self._requests.answered(self)
-
-    def more(self, frame: More) -> None:
-        """Parts were taken. Raises the breach that it is if there were not so many."""
-        taken, size = frame.parts
-        if not self._taken <= taken <= self._sent or size > self._sent_bytes:
-            raise breach("more parts taken than were sent")
-        self._taken, self._taken_bytes = taken, max(size, self._taken_bytes)
-        wake, self.wake = self.wake, None
-        if wake is not None:
-            wake()
-
-    def lose(self) -> None:
-        """The session is lost: nobody waits for the answer."""
-        self.begin()
-        self.finished = True
-        self.cancel()
-
-
-class RequestQueue:
-    """What one `serve_requests` has to do. `types` None: every type that no other has."""
-
-    def __init__(self, types: frozenset[str] | None) -> None:
-        self.types = types
-        self.inquiries: deque[Inquiry] = deque()
-        self.ended = False
-        #: Called once when something lands or nothing more will.
-        self.wake: Callable[[], None] | None = None
-
-    def notify(self) -> None:
-        wake, self.wake = self.wake, None
-        if wake is not None:
-            wake()
 
 
 class Requests:
@@ -549,13 +299,6 @@ class Requests:
                 waiting.remove(inquiry)
                 inquiry.fail("cancelled", "")
                 return
-
-
-def _has_room(limits: Bounds, waiting: int, waiting_bytes: int, size: int) -> bool:
-    """Whether one more part may go while so much is not known to be taken."""
-    return waiting < limits.messages and (
-        waiting_bytes < max(1, limits.bytes // ACK_SHARE) or waiting_bytes + size <= limits.bytes
-    )
 
 
 def _words(text: str, most: int) -> str:

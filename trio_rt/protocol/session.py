@@ -14,24 +14,23 @@ sent. `now` is always seconds on the same monotonic clock.
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
-from typing import Any, Final, TypeAlias
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
-from ..errors import DecodeError, LinkClosed
+from ..errors import LinkClosed
 from ..message import (
     ACKED,
     INDETERMINATE,
     WITHDRAWN,
     WRITTEN,
-    Malformed,
     Message,
     Outcome,
     Reset,
     dropped,
 )
 from ..options import InboxLimits, OutboxLimits
+from .arrivals import Arrivals, Decode
 from .codec import Codec, JsonCodec, MsgpackCodec
 from .frames import (
     JSON_SYNTAX,
@@ -45,24 +44,18 @@ from .frames import (
     breach,
 )
 from .inbox import Inbox
+from .incoming import Incoming
 from .lanes import Entry, Lanes
-from .ledger import Bounds, Incoming, Slot
+from .ledger import Bounds
 from .numbered import Batch, Numbered
-from .plain import Arrival, Heartbeat, PlainLink
+from .plain import Heartbeat, PlainLink
+from .rate import Rate
 from .requests import Requests
 
-__all__ = ["Decode", "Heartbeat", "Session", "bounds", "syntax_of"]
+__all__ = ["Heartbeat", "Session", "bounds", "syntax_of"]
 
 #: Requests and replies that wait before they are written in the midst of a turn.
 EARLY: Final = 32
-
-#: How much of a second's worth of messages may leave at once under `rate_per_s`.
-BURST_S: Final = 0.1
-
-#: A message, its size in bytes, and its slot in a session.
-_Found: TypeAlias = tuple[Message[Any], int, Slot | None]
-
-Decode: TypeAlias = Callable[[str | bytes], Iterable[Message[Any]]]
 
 
 def _no_reply(message: Message[Any]) -> str | None:
@@ -111,17 +104,14 @@ class Session:
         self._began = False
         #: What the streams are to be told when the next link is up.
         self._loss: Reset | None = None
-        self._decode = decode
-        self._correlate = correlate
-        self._rate = _Rate(outbox.rate_per_s)
+        self._rate = Rate(outbox.rate_per_s)
         self._stalled = False
         #: Something waits, and none of it may go before the other side has acked some.
         self.is_shut = False
+        self._arrivals = arrivals = Arrivals(decode, self.inbox, self.requests, correlate)
         #: What arrived and `route` has not handed out.
-        self.arriving: deque[Arrival] = deque()
-        self._messages = self._decoded()
-        self._refused: _Found | None = None
-        self._now = 0.0
+        self.arriving = arrivals.waiting
+        self.route = arrivals.route
 
     # By the program
 
@@ -396,7 +386,7 @@ class Session:
         Raises `LinkClosed` where the other side breaks a session's protocol.
         """
         self.received += len(batch)
-        self._now = now
+        self._arrivals.now = now
         self._link.receive(batch, now, self.arriving)
 
     def pop_arrival(self) -> str | bytes | None:
@@ -415,59 +405,6 @@ class Session:
         if self._link is self._plain:
             self.received -= len(self.arriving)
             self.arriving.clear()
-
-    def route(self, *, final: bool = False) -> bool:
-        """Hand what has arrived to the streams.
-
-        False: a full stream would lose something, and its consumer has had no
-        turn since. Let its consumer run and call again. `final` drops instead.
-        """
-        receive, now = self.inbox.receive, self._now
-        messages: Iterable[_Found | None] = self._messages
-        if self._refused is not None:
-            # It may be refused again, if its consumer took something but not enough.
-            messages, self._refused = chain((self._refused,), messages), None
-        for found in messages:
-            if found is None:
-                break
-            message, size, slot = found
-            if not receive(message, size, now, slot):
-                if not final:
-                    self._refused = message, size, slot
-                    return False
-                receive(message, size, now, slot)
-        return True
-
-    def _decoded(self) -> Iterator[_Found | None]:
-        """What arrived, message by message, and None where there is no more now."""
-        decode, arriving, foreign = self._decode, self.arriving, self.requests.foreign
-        while True:
-            if not arriving:
-                yield None
-                continue
-            data, size, slot = arriving.popleft()
-            try:
-                for message in decode(data):
-                    if foreign and self._is_reply(message):
-                        continue
-                    yield message, size, slot
-            except DecodeError as error:
-                self._malformed(data, slot, error)
-            except Exception as error:
-                # A foreign codec's own bug must not end the link.
-                wrapped = DecodeError(
-                    "message", f"made the codec raise {type(error).__name__}", data
-                )
-                wrapped.__cause__ = error
-                self._malformed(data, slot, wrapped)
-
-    def _is_reply(self, message: Message[Any]) -> bool:
-        return self.requests.correlated(message, self._correlate(message), self._now)
-
-    def _malformed(self, data: str | bytes, slot: Slot | None, error: DecodeError) -> None:
-        if slot is not None:
-            slot.release(taken=True)
-        self.inbox.malformed(Malformed(data, error, self._now))
 
     def _wake(self) -> None:
         self.wake()
@@ -537,25 +474,3 @@ def bounds(messages: float, total_bytes: float) -> Bounds:
 
 def _nothing() -> None:
     """Nobody sends."""
-
-
-class _Rate:
-    """A token bucket: `rate_per_s`, and a tenth of a second's worth (at least one) at once."""
-
-    def __init__(self, rate_per_s: float) -> None:
-        self._step_s = 0.0 if math.isinf(rate_per_s) else 1.0 / rate_per_s
-        self._burst_s = max(0.0, BURST_S - self._step_s)
-        #: When one more may leave.
-        self.ready_at = -math.inf
-
-    def left(self, now: float) -> float:
-        """How many may leave now."""
-        if not self._step_s:
-            return math.inf
-        if self.ready_at > now:
-            return 0
-        return 1 + (now - max(self.ready_at, now - self._burst_s)) // self._step_s
-
-    def spend(self, now: float, count: int) -> None:
-        if self._step_s:
-            self.ready_at = max(self.ready_at, now - self._burst_s) + count * self._step_s

@@ -1,0 +1,33 @@
+"""How many messages may leave in a second."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+__all__ = ["Rate"]
+
+#: How much of a second's worth may leave at once.
+BURST_S: Final = 0.1
+
+
+class Rate:
+    """A token bucket: `rate_per_s`, and a tenth of a second's worth (at least one) at once."""
+
+    def __init__(self, rate_per_s: float) -> None:
+        self._step_s = 0.0 if math.isinf(rate_per_s) else 1.0 / rate_per_s
+        self._burst_s = max(0.0, BURST_S - self._step_s)
+        #: When one more may leave.
+        self.ready_at = -math.inf
+
+    def left(self, now: float) -> float:
+        """How many may leave now."""
+        if not self._step_s:
+            return math.inf
+        if self.ready_at > now:
+            return 0
+        return 1 + (now - max(self.ready_at, now - self._burst_s)) // self._step_s
+
+    def spend(self, now: float, count: int) -> None:
+        if self._step_s:
+            self.ready_at = max(self.ready_at, now - self._burst_s) + count * self._step_s
