@@ -7,12 +7,13 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, is_typeddict
 
 import attrs
 import msgspec
 
 import trio_rt
+import trio_rt.http
 import trio_rt.testing
 
 PAGE = Path(__file__).with_name("reference.md")
@@ -42,6 +43,16 @@ WORDS = {
     "aclose": "As `close()`, and a checkpoint.",
     "close": "Close it; idempotent, and does not wait.",
     "statistics": "A snapshot of the books.",
+    "open_client": "`async with open_client(base_url, ...) as client`: the layers, around one pool.",
+    "Layer.intercept": "Answer `request`, or return what `call_next(request)` answers.",
+    "Intercept": "`async (request, call_next) -> response`: a layer without a life.",
+    "Next": "`async (request) -> response`: the layers further in.",
+    "BackendName": '`"httpx"` or `"httpx2"`.',
+    "CacheMode": '`"default"`, `"no-store"`, `"reload"`, `"no-cache"` or `"only-if-cached"`.',
+    **{
+        f"Client.{method.lower()}": f"`request` with `{method}`."
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+    },
 }
 
 #: What the library itself calls.
@@ -57,7 +68,24 @@ INTERNAL = {
     *("Server.run", "Greeting.end", "Delivery.disown", "Delivery.notify", "Delivery.settle"),
     *("VirtualLink.carry", "VirtualLink.finish", "VirtualLink.note", "VirtualLink.stop_reading"),
     *("VirtualListener.offer", "VirtualListener.full", "Relay.serve"),
+    *("Crew.open", "Crew.aclose", "Budget.deposit", "Budget.spend", "Budget.left"),
+    *("Gate.leave", "Gate.raise_to", "Hedge.pay", "Hedge.copy_won", "Timeout.run"),
+    *(
+        f"{layer}.{name}"
+        for layer, thing in vars(trio_rt.http).items()
+        if inspect.isclass(thing) and issubclass(thing, trio_rt.http.Layer)
+        for name in ("opened", "closing", "intercept")
+        if layer != "Layer"
+    ),
+    *(
+        f"{store}.{name}"
+        for store in ("MemoryStore", "SqliteStore")
+        for name in ("opened", "closing", "get", "put", "delete", "statistics")
+    ),
 }
+
+#: Of `trio_rt.http`, made by no one but the library.
+MADE = {"Client", "Crew"}
 
 
 def kind(thing: Any) -> str:
@@ -88,7 +116,16 @@ def values(thing: type) -> list[str]:
         return [_field(each.name, each.default, msgspec.NODEFAULT) for each in structure]
     if attrs.has(thing):
         return [_field(each.name, each.default, attrs.NOTHING) for each in attrs.fields(thing)]
-    return []
+    return list(thing.__annotations__) if is_typeddict(thing) else []
+
+
+def arguments(thing: type) -> list[str]:
+    """What a class of `trio_rt.http` is made with."""
+    is_ours = thing.__module__.startswith("trio_rt.http.") and "__init__" in vars(thing)
+    if not is_ours or thing.__name__ in MADE or getattr(thing, "_is_protocol", False):
+        return []
+    given = inspect.signature(thing).parameters.values()
+    return [_field(each.name, each.default, inspect.Parameter.empty) for each in given]
 
 
 def _field(name: str, default: Any, nothing: object) -> str:
@@ -126,6 +163,8 @@ def entry(name: str, thing: Any) -> Iterator[str]:
         text = " ".join(inside) if issubclass(thing, enum.Enum) else f"{name}({', '.join(inside)})"
         yield f"  `{text}`"
     elif not name.endswith("Codec") or name == "Codec":
+        if made_with := arguments(thing):
+            yield f"  `{name}({', '.join(made_with)})`"
         for method, value in methods(thing).items():
             call = "" if isinstance(value, property) else "()"
             wait = "await " if inspect.iscoroutinefunction(value) else ""
@@ -145,7 +184,11 @@ def section(module: ModuleType) -> Iterator[str]:
 
 def page() -> str:
     """The whole of docs/reference.md."""
-    return HEAD + "\n".join([*section(trio_rt), *section(trio_rt.testing)]) + "\n"
+    return (
+        HEAD
+        + "\n".join([*section(trio_rt), *section(trio_rt.http), *section(trio_rt.testing)])
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

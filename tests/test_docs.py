@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import trio_rt
+import trio_rt.http
 import trio_rt.testing
 
 ROOT = Path(__file__).parents[1]
@@ -151,7 +152,7 @@ def test_the_reference_is_up_to_date() -> None:
     path = ROOT / "docs/make_reference.py"
     page = runpy.run_path(str(path))["page"]()
     assert path.with_name("reference.md").read_text(encoding="utf-8") == page
-    for name in (*trio_rt.__all__, *trio_rt.testing.__all__):
+    for name in (*trio_rt.__all__, *trio_rt.http.__all__, *trio_rt.testing.__all__):
         assert f"**`{name}`**" in page
 
 

@@ -81,6 +81,31 @@ STORIES = {
         BTC 10\d\.\d\d
         (BTC 10\d\.\d\d  ETH 1[01]\d\.\d\d
         ){0,3}""",
+    "crawler": r"""
+        the user: after \d\.\d\d s, coalesced; \d+ waited
+        the crawler: after [1-9]\.\d\d s, 44 miss
+        the crawler: after 0\.\d\d s, 44 hit
+        the site: at most 2 and 2 requests at once
+        the site: 1 request for each page
+        """,
+    "dashboard": r"""
+        price 1 \(miss\), balance 100
+        (price \d+ \((hit|stale)\), balance 100
+        )+-- the back end is dead
+        (price \d+ \((hit|stale)\), balance \? \(\w+Error\)
+        )+(price \d+ \((hit|stale)\), balance \? \(CircuitOpen\)
+        )+(price \d+ \(stale\), balance \? \(\w+\)
+        )*-- there is a new one
+        (price \d+ \(\w+\), balance \? \(\w+\)
+        )*(price \d+ \(\w+\), balance 100
+        )+of \d+ tries \d+ were spared
+        """,
+    "shared_token": r"""
+        a task fetches a token
+        ten tasks: 1 token, 0 refusals
+        a task fetches a token
+        and again: 2 tokens, 10 refusals
+        """,
     "virtual_network": r"""
         careless, seed 0: lost \d+ of 160
         careless, seed 1: lost \d+ of 160
@@ -107,11 +132,18 @@ def test_every_example_has_its_story() -> None:
     assert {path.stem for path in EXAMPLES.glob("[!_]*.py")} == set(STORIES)
 
 
-@pytest.mark.parametrize("name", STORIES)
-def test_example_as_a_program(name: str) -> None:
+#: These can be told to run on it.
+ON_HTTPX2 = ("crawler", "shared_token")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [*((name, []) for name in STORIES), *((name, ["httpx2"]) for name in ON_HTTPX2)],
+)
+def test_example_as_a_program(name: str, arguments: list[str]) -> None:
     """`python examples/<name>.py` tells its story, ends by itself and warns of nothing."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", EXAMPLES / f"{name}.py"],
+        [sys.executable, "-W", "error", EXAMPLES / f"{name}.py", *arguments],
         capture_output=True,
         text=True,
         timeout=60,

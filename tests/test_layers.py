@@ -43,17 +43,43 @@ LAYERS = [
     {"_connect", "_sessions"},
     {"_server"},
     {""},
-    # The HTTP client is a column of its own: of the above it uses the vocabulary, the
-    # backoff and small helpers, and nothing that knows a connection.
-    {"http._adaptive", "http._asked", "http._backend", "http._budget", "http._call"}
-    | {"http._directives", "http._origins", "http._policy", "http._stage", "http._turns"}
-    | {"http._unpack"},
+    # A column of its own.
+    {
+        "http._adaptive",
+        "http._asked",
+        "http._backend",
+        "http._budget",
+        "http._call",
+        "http._directives",
+        "http._gate_books",
+        "http._origins",
+        "http._policy",
+        "http._stage",
+        "http._turns",
+        "http._unpack",
+        "http._urgency",
+    },
     {"http._body", "http._circuit", "http._freshness", "http._layer", "http._tee"},
-    {"http._attempt", "http._connect", "http._gate", "http._limits", "http._otel"}
-    | {"http._redirects", "http._store", "http._timeout"},
-    {"http._authorize", "http._breaker", "http._flights", "http._hedge", "http._retry"}
-    | {"http._sqlite"},
-    {"http._fetch", "http._shelf"},
+    {
+        "http._attempt",
+        "http._connect",
+        "http._gate",
+        "http._limits",
+        "http._otel",
+        "http._redirects",
+        "http._store",
+        "http._timeout",
+    },
+    {
+        "http._authorize",
+        "http._breaker",
+        "http._flights",
+        "http._hedge",
+        "http._retry",
+        "http._shelf",
+        "http._sqlite",
+    },
+    {"http._fetch"},
     {"http._cache"},
     {"http._client"},
     {"http._open"},
@@ -120,6 +146,21 @@ def group(module: str) -> str:
     return head if head in ("testing", "cli") else module
 
 
+#: What the HTTP client has in common with the rest.
+SHARED = {"", "errors", "message", "options", "_ambient", "_waker", "_http_reply"}
+SHARED |= {"protocol", "protocol.backoff"}
+
+
+@pytest.mark.parametrize("module", [name for name in modules() if name.startswith("http")])
+def test_the_http_client_is_a_column_of_its_own(module: str) -> None:
+    """It knows no connection: of the rest it uses the vocabulary and small helpers."""
+    known = modules()
+    for name in imports(module, known[module]):
+        inner = name.removeprefix("trio_rt").removeprefix(".")
+        if name.startswith("trio_rt") and inner in known:
+            assert inner in SHARED or inner.startswith("http")
+
+
 @pytest.mark.parametrize("module", [name for name in modules() if name.startswith("protocol")])
 def test_the_core_does_no_io(module: str) -> None:
     """Nothing in `protocol` imports a loop, a socket, a clock or randomness."""
@@ -129,7 +170,7 @@ def test_the_core_does_no_io(module: str) -> None:
 
 def test_extras_are_imported_where_they_are_used() -> None:
     """`import trio_rt` brings in no optional package."""
-    optional = {"click", "rich"}
+    optional = {"click", "rich", "httpx2", "opentelemetry"}
     code = f"import trio_rt, sys; print(sorted({optional!r} & set(sys.modules)))"
     import subprocess
 

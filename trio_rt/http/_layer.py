@@ -115,8 +115,12 @@ def _stack_class(name: BackendName) -> Any:
             await self._pool.__aenter__()
             self._crew = crew = Crew()
             await crew.open()
-            for layer in self._layers:
-                layer.opened(crew)
+            try:
+                for layer in self._layers:
+                    layer.opened(crew)
+            except BaseException:
+                await self._end(None, None, None)
+                raise
             self._first = _chained(self._intercepts, self._pool.handle_async_request)
             return self
 
@@ -127,11 +131,15 @@ def _stack_class(name: BackendName) -> Any:
                 for layer in self._layers:
                     await layer.closing()
             finally:
-                try:
-                    await self._crew.aclose()
-                finally:
-                    self._crew = None
-                    await self._pool.__aexit__(*raised)
+                await self._end(*raised)
+
+        async def _end(self, *raised: Any) -> None:
+            crew, self._crew = self._crew, None
+            assert crew is not None
+            try:
+                await crew.aclose()
+            finally:
+                await self._pool.__aexit__(*raised)
 
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             return await self._first(request)

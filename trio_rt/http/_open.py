@@ -1,0 +1,186 @@
+"""`open_client()`: the layers in their order, around one pool."""
+
+from __future__ import annotations
+
+import math
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from functools import cache as cached
+from typing import Any, Final
+
+import httpx
+
+from ..errors import OptionError
+from ..options import check_number
+from . import _backend
+from ._asked import checked_headers, checked_url, redacted
+from ._backend import BackendName
+from ._breaker import Breaker
+from ._cache import Cache
+from ._client import Client
+from ._connect import SafeConnect
+from ._gate import Gate
+from ._hedge import Hedge
+from ._layer import Intercept, Layer, transport
+from ._limits import MAX_BODY_BYTES, BodyLimit
+from ._redirects import Redirects
+from ._retry import Retry
+from ._timeout import Timeout
+
+__all__ = ["open_client"]
+
+#: JSON where the server has the choice.
+ACCEPT: Final = (b"Accept", b"application/json, */*;q=0.8")
+#: What `BodyLimit` can unpack and bound.
+ACCEPT_ENCODING: Final = (b"Accept-Encoding", b"gzip, deflate")
+
+
+@asynccontextmanager
+async def open_client(
+    base_url: str | httpx.URL = "",
+    *,
+    backend: BackendName = "httpx",
+    headers: Any = None,
+    params: Any = None,
+    cookies: Any = None,
+    auth: Any = None,
+    follow_redirects: bool = False,
+    max_redirects: int = 20,
+    insecure_redirects: bool = False,
+    interceptors: Iterable[Layer | Intercept] = (),
+    gate: Gate | None = None,
+    max_concurrent: float = 6,
+    timeout_s: float = 10.0,
+    deadline_header: str | None = None,
+    connect_timeout_s: float = 5.0,
+    keep_alive_s: float = 5.0,
+    max_body_bytes: float = MAX_BODY_BYTES,
+    cache: Cache | bool = True,
+    retry: Retry | bool = True,
+    breaker: Breaker | bool = False,
+    hedge: Hedge | bool = False,
+    ssl_context: ssl.SSLContext | None = None,
+    proxy: Any = None,
+) -> AsyncIterator[Client]:
+    """`async with open_client("https://api.example.com") as client`.
+
+    The layers, outermost first: redirects (headers stripped), `interceptors`,
+    `timeout_s`, `cache`, `retry`, `breaker`, `hedge`, `gate`, the bound of bodies,
+    safe connects. True is such a layer with its defaults, False is none; give one to
+    set its options. A `gate` takes the place of `max_concurrent`. A layer belongs to
+    one client.
+
+    `interceptors` are called for each request that goes out, so for each redirect,
+    with its own URL; `timeout_s` is for all of a call, them included, unless it is a
+    `stream()`. Neither the environment's proxies nor netrc are read.
+
+    An idle connection is closed `keep_alive_s` after its last use, when the next
+    call is made. Left: new calls raise `trio.ClosedResourceError`, running ones have the
+    gate's `close_grace_s` to end. What the block raises leaves it as it is, in no group.
+    """
+    module: Any = _backend.backend(backend)
+    check_number("connect_timeout_s", connect_timeout_s, above=True)
+    check_number("keep_alive_s", keep_alive_s)
+    check_number("max_redirects", max_redirects, whole=True, finite=True)
+    if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
+        raise OptionError("ssl_context", "must be an ssl.SSLContext", ssl_context)
+    tries = _chosen(Retry, "retry", retry)
+    if hedge is True and tries is not None:
+        hedge = Hedge(budget=tries.budget)
+    layers = _present(
+        cache=_chosen(Cache, "cache", cache),
+        retry=tries,
+        breaker=_chosen(Breaker, "breaker", breaker),
+        hedge=_chosen(Hedge, "hedge", hedge),
+        gate=_gate(gate, max_concurrent),
+    )
+    timeout = Timeout(timeout_s, deadline_header=deadline_header)
+    stack = transport(
+        Redirects(insecure=insecure_redirects),
+        *map(_interceptor, interceptors),
+        timeout,
+        *layers.values(),
+        BodyLimit(max_body_bytes),
+        SafeConnect(),
+        pool=_pool(module, ssl_context, proxy, keep_alive_s),
+        backend=backend,
+    )
+    connect_s = None if connect_timeout_s == math.inf else connect_timeout_s
+    http = module.AsyncClient(
+        transport=stack,
+        base_url=_base(module, base_url),
+        headers=_defaults(headers),
+        params=params,
+        cookies=cookies,
+        auth=auth,
+        follow_redirects=follow_redirects,
+        max_redirects=max_redirects,
+        timeout=module.Timeout(None, connect=connect_s),
+        trust_env=False,
+    )
+    async with http:
+        client = Client(module, http, stack, timeout, layers)
+        try:
+            yield client
+        finally:
+            client._closed = True
+
+
+def _interceptor(given: Layer | Intercept) -> Layer | Intercept:
+    if not isinstance(given, Layer) and not callable(given):
+        raise OptionError("interceptors", "must be layers or async functions", given)
+    return given
+
+
+def _present(**layers: Layer | None) -> dict[str, Layer]:
+    return {name: layer for name, layer in layers.items() if layer is not None}
+
+
+def _chosen(kind: type[Any], name: str, choice: Any) -> Any:
+    if isinstance(choice, kind):
+        return choice
+    if not isinstance(choice, bool):
+        raise OptionError(name, f"must be a {kind.__name__}, True or False", choice)
+    return kind() if choice else None
+
+
+def _gate(gate: Gate | None, max_concurrent: float) -> Gate:
+    if gate is None:
+        return Gate(max_concurrent)
+    if not isinstance(gate, Gate):
+        raise OptionError("gate", "must be a Gate", gate)
+    return gate
+
+
+def _pool(module: Any, ssl_context: ssl.SSLContext | None, proxy: Any, keep_alive_s: float) -> Any:
+    """It never queues and speaks HTTP/1.1: cancelling a stream of HTTP/2 hurts the others."""
+    try:
+        return module.AsyncHTTPTransport(
+            verify=_default_tls(module) if ssl_context is None else ssl_context,
+            limits=module.Limits(max_connections=None, keepalive_expiry=keep_alive_s),
+            proxy=proxy,
+            trust_env=False,
+        )
+    except (ValueError, module.InvalidURL) as error:
+        raise OptionError("proxy", "must be a URL of a proxy", redacted(proxy)) from error
+
+
+def _base(module: Any, given: Any) -> Any:
+    url = checked_url(module, "base_url", given)
+    if given != "" and not url.scheme:
+        raise OptionError("base_url", "must be a whole URL", redacted(given))
+    return url
+
+
+@cached
+def _default_tls(module: Any) -> Any:
+    """Reading all the certificates takes 20 ms: once for all clients."""
+    return module.create_ssl_context(trust_env=False)
+
+
+def _defaults(headers: Any) -> list[tuple[bytes, bytes]]:
+    given = [] if headers is None else checked_headers(headers)
+    names = {name.lower() for name, _ in given}
+    ours = [pair for pair in (ACCEPT, ACCEPT_ENCODING) if pair[0].lower() not in names]
+    return [*ours, *given]
