@@ -16,7 +16,7 @@ __all__ = ["entry_of"]
 
 def entry_of(body: bytes = b"body", variant: bytes = b"", at: float = 1e9) -> Entry:
     terms = Terms(at, at, at + 60, False, False, False, None, 5.0, b'"1"', None, (b"a",), len(body))
-    return Entry(terms, variant, 200, b"HTTP/1.1", b"OK", [(b"A", b"1"), (b"A", b"2")], body)
+    return Entry(terms, variant, 200, b"HTTP/1.1", b"OK", ((b"A", b"1"), (b"A", b"2")), body)
 
 
 SIZE = size_bytes("a", entry_of())

@@ -63,7 +63,9 @@ async def ask(layer: Timeout, request: Any, call_next: Next, *, is_bounded: bool
         return await read()
     progress = Progress(is_whole=True, is_bounded=True)
     request.extensions[KEY] = progress
-    return await layer.run(progress, None, read)
+    with layer.scope(progress, None) as scope:
+        return await read()
+    layer.check(scope, progress)
 
 
 async def read_whole(layer: Timeout, request: Any, call_next: Next) -> Any:

@@ -12,7 +12,7 @@ import trio
 
 from ._backend import backend_of
 
-__all__ = ["when_closed"]
+__all__ = ["body_class", "when_closed"]
 
 #: How long closing a connection may take for who is cancelled: the goodbye of TLS
 #: is one write, so a second is a peer that takes nothing more.
@@ -30,7 +30,7 @@ def when_closed(request: httpx.Request, response: httpx.Response, told: Callable
     if response.is_closed:
         told()
         return
-    kind = _body_class(backend_of(request))
+    kind = body_class(backend_of(request))
     stream = response.stream
     if not isinstance(stream, kind):
         stream = response.stream = kind(stream)
@@ -38,7 +38,9 @@ def when_closed(request: httpx.Request, response: httpx.Response, told: Callable
 
 
 @cache
-def _body_class(module: Any) -> Any:
+def body_class(module: Any) -> Any:
+    """The class of such bodies. A pool's own may derive from it, and need no wrapping then."""
+
     class Body(module.AsyncByteStream):  # type: ignore[misc]
         def __init__(self, inner: Any) -> None:
             self.inner = inner

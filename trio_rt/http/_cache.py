@@ -19,6 +19,7 @@ sixteenth time: a full one costs as much as the hit itself.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
 import attrs
@@ -34,6 +35,7 @@ from ._body import CLOSE_S
 from ._call import CacheMode, call_of
 from ._directives import NO_WISH, Wish, variant_of, wish_of
 from ._fetch import Cargo, Fetch, Parts, conditional, in_background, with_mode
+from ._flights import Flight
 from ._freshness import Entry, Rules, is_confirmed, may_stand_in, verdict
 from ._layer import Crew, Layer, Next
 from ._shelf import Shelf, key_of
@@ -174,8 +176,11 @@ class Cache(Layer):
         return await self._answer(fetch, may_return=True)
 
     async def _answer(self, fetch: Fetch, *, may_return: bool) -> httpx.Response:
-        entry, variant = await self._look(fetch)
+        entries = self.shelf.peek(fetch.key)
+        if entries is None:
+            entries = await self.shelf.entries(fetch.key)
         wish = fetch.wish
+        entry, variant = _chosen(entries, fetch)
         if entry is not None:
             now = ambient().wall_s()
             how = verdict(entry.terms, wish, self.rules, now)
@@ -190,19 +195,13 @@ class Cache(Layer):
         if wish.directives.only_if_cached:
             raise NotCached("nothing stored may answer this call")
         if wish.directives is NO_WISH.directives and fetch.request.method == "GET":
-            return await self._share(fetch, entry, variant, may_return)
+            key = (fetch.key, variant)
+            if not self.flights.goes_alone(key):
+                flight = self.flights.get(key)
+                if flight is not None:
+                    return await self._share(fetch, entry, flight, may_return)
+                fetch.flight = self.flights.start(key)
         return await self._fetch(fetch, entry)
-
-    async def _look(self, fetch: Fetch) -> tuple[Entry | None, bytes]:
-        """What is stored for this request, and its variant as far as it is known."""
-        own = variant = fetch.wish.own
-        for entry in await self.shelf.entries(fetch.key):
-            variant = own
-            if entry.terms.vary:
-                variant = variant_of(entry.terms.vary, fetch.request.headers.raw, own)
-            if entry.variant == variant:
-                return entry, variant
-        return None, variant
 
     async def _hit(self, request: httpx.Request, entry: Entry, now: float) -> httpx.Response:
         self._hits += 1
@@ -213,16 +212,9 @@ class Cache(Layer):
         return _made(request, entry, now, "hit")
 
     async def _share(
-        self, fetch: Fetch, entry: Entry | None, variant: bytes, may_return: bool
+        self, fetch: Fetch, entry: Entry | None, flight: Flight[Cargo], may_return: bool
     ) -> httpx.Response:
-        """Fetch for all equal calls, or wait for the one that does."""
-        key = (fetch.key, variant)
-        if self.flights.goes_alone(key):
-            return await self._fetch(fetch, entry)
-        flight = self.flights.get(key)
-        if flight is None:
-            fetch.flight = self.flights.start(key)
-            return await self._fetch(fetch, entry)
+        """Wait for an equal call that is under way, and fetch where that does not help."""
         request = fetch.request
         set_stage(request, "queue")
         leads, cargo = await self.flights.follow(flight, call_of(request).priority, self._follow_s)
@@ -362,6 +354,18 @@ def _made(request: httpx.Request, entry: Entry, now: float, how: How) -> httpx.R
         extensions=told,
     )
     return response
+
+
+def _chosen(entries: Sequence[Entry], fetch: Fetch) -> tuple[Entry | None, bytes]:
+    """What is stored for this request, and its variant as far as it is known."""
+    own = variant = fetch.wish.own
+    for entry in entries:
+        variant = own
+        if entry.terms.vary:
+            variant = variant_of(entry.terms.vary, fetch.request.headers.raw, own)
+        if entry.variant == variant:
+            return entry, variant
+    return None, variant
 
 
 def _with_mode(wish: Wish, mode: CacheMode) -> Wish:

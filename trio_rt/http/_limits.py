@@ -40,6 +40,10 @@ SHORT_BYTES: Final = 65536
 MOST_BUFFERED: Final = 65536 // len("1\r\nx\r\n") + 1
 
 
+_LENGTH_SIZE: Final = len("content-length")
+_ENCODING_SIZE: Final = len("content-encoding")
+
+
 class BodyLimit(Layer):
     """No body has more than `max_body_bytes`, packed or unpacked; `math.inf`: no limit.
 
@@ -56,23 +60,26 @@ class BodyLimit(Layer):
     async def intercept(self, request: httpx.Request, call_next: Next) -> httpx.Response:
         """A response that is refused is closed."""
         response = await call_next(request)
+        progress: Any = request.extensions.get(KEY)
+        if progress is not None:
+            progress.stage = "body"
         if response.is_closed or request.method == "HEAD":
             return response
         try:
-            self._bound(request, response)
+            self._bound(request, response, progress)
         except BaseException:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
                 await response.aclose()
             raise
         return response
 
-    def _bound(self, request: httpx.Request, response: httpx.Response) -> None:
+    def _bound(self, request: httpx.Request, response: httpx.Response, progress: Any) -> None:
         length = packed = b""
         for name, value in response.headers.raw:  # half the time of two look-ups
-            name = name.lower()
-            if name == b"content-length":
+            size = len(name)
+            if size == _LENGTH_SIZE and name.lower() == b"content-length":
                 length = value
-            elif name == b"content-encoding":
+            elif size == _ENCODING_SIZE and name.lower() == b"content-encoding":
                 packed += b"," + value
         is_short = False
         if length.isdigit():
@@ -83,8 +90,8 @@ class BodyLimit(Layer):
         if codings:
             del response.headers["content-encoding"]
             response.headers.pop("content-length", None)
-        elif is_short and _is_read_whole(request):
-            return
+        elif is_short and progress is not None and progress.is_bounded:
+            return  # nobody will stop in the midst of it, so its length is bound enough
         module = backend_of(request)
         response.stream = _bounded_class(module)(response.stream, self.max_body_bytes, codings)
 
@@ -103,12 +110,6 @@ class BodyLimit(Layer):
                 text = f"the coding {coding!r} was not asked for"
                 raise module.DecodingError(text, request=request)
         return ()
-
-
-def _is_read_whole(request: httpx.Request) -> bool:
-    """Whether nobody will stop in the midst of the body; then its length is bound enough."""
-    progress: Any = request.extensions.get(KEY)
-    return progress is not None and progress.is_bounded
 
 
 class _Parts:

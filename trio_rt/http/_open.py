@@ -6,7 +6,6 @@ import math
 import ssl
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from functools import cache as cached
 from typing import Any, Final
 
 import httpx
@@ -19,11 +18,11 @@ from ._backend import BackendName
 from ._breaker import Breaker
 from ._cache import Cache
 from ._client import Client
-from ._connect import SafeConnect
 from ._gate import Gate
 from ._hedge import Hedge
 from ._layer import Intercept, Layer, transport
 from ._limits import MAX_BODY_BYTES, BodyLimit
+from ._pool import KEEP_ALIVE_S, open_pool
 from ._redirects import Redirects
 from ._retry import Retry
 from ._timeout import Timeout
@@ -54,7 +53,7 @@ async def open_client(
     timeout_s: float = 10.0,
     deadline_header: str | None = None,
     connect_timeout_s: float = 5.0,
-    keep_alive_s: float = 5.0,
+    keep_alive_s: float = KEEP_ALIVE_S,
     max_body_bytes: float = MAX_BODY_BYTES,
     cache: Cache | bool = True,
     retry: Retry | bool = True,
@@ -102,8 +101,7 @@ async def open_client(
         timeout,
         *layers.values(),
         BodyLimit(max_body_bytes),
-        SafeConnect(),
-        pool=_pool(module, ssl_context, proxy, keep_alive_s),
+        pool=open_pool(module, ssl_context=ssl_context, proxy=proxy, keep_alive_s=keep_alive_s),
         backend=backend,
     )
     connect_s = None if connect_timeout_s == math.inf else connect_timeout_s
@@ -153,30 +151,11 @@ def _gate(gate: Gate | None, max_concurrent: float) -> Gate:
     return gate
 
 
-def _pool(module: Any, ssl_context: ssl.SSLContext | None, proxy: Any, keep_alive_s: float) -> Any:
-    """It never queues and speaks HTTP/1.1: cancelling a stream of HTTP/2 hurts the others."""
-    try:
-        return module.AsyncHTTPTransport(
-            verify=_default_tls(module) if ssl_context is None else ssl_context,
-            limits=module.Limits(max_connections=None, keepalive_expiry=keep_alive_s),
-            proxy=proxy,
-            trust_env=False,
-        )
-    except (ValueError, module.InvalidURL) as error:
-        raise OptionError("proxy", "must be a URL of a proxy", redacted(proxy)) from error
-
-
 def _base(module: Any, given: Any) -> Any:
     url = checked_url(module, "base_url", given)
     if given != "" and not url.scheme:
         raise OptionError("base_url", "must be a whole URL", redacted(given))
     return url
-
-
-@cached
-def _default_tls(module: Any) -> Any:
-    """Reading all the certificates takes 20 ms: once for all clients."""
-    return module.create_ssl_context(trust_env=False)
 
 
 def _defaults(headers: Any) -> list[tuple[bytes, bytes]]:

@@ -11,6 +11,7 @@ a request that follows a redirect from a first one.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Any, Final, TypeAlias
 
 import httpx
@@ -42,7 +43,7 @@ class Redirects(Layer):
     def __init__(self, *, insecure: bool = False) -> None:
         self.insecure = insecure
 
-    async def intercept(self, request: httpx.Request, call_next: Next) -> httpx.Response:
+    def intercept(self, request: httpx.Request, call_next: Next) -> Awaitable[httpx.Response]:
         before: _Place | None = request.extensions.get(KEY)
         left = False
         if before is not None:
@@ -54,7 +55,7 @@ class Redirects(Layer):
                 module: Any = backend_of(request)
                 raise module.RemoteProtocolError("redirected from https to http", request=request)
             _strip(request)
-        return await call_next(request)
+        return call_next(request)
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

@@ -38,6 +38,14 @@ class Shelf:
         self._kept_at: Recent[str] = Recent()
         self._forgotten_at: Recent[str] = Recent()
 
+    def peek(self, key: str) -> Sequence[Entry] | None:
+        """What is there, where that can be told at once."""
+        try:
+            return self.store.peek(key)
+        except Exception:
+            self.errors += 1
+            return ()
+
     async def entries(self, key: str) -> Sequence[Entry]:
         turn = self.turn
         self._looking += 1

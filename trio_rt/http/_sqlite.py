@@ -234,6 +234,9 @@ class SqliteStore:
         with trio.move_on_after(_FLUSH_S, shield=True):
             await self._closed.wait()
 
+    def peek(self, key: str) -> None:
+        """It is in a file."""
+
     async def get(self, key: str) -> Sequence[Entry]:
         found: dict[bytes, Entry] = {}
         for pending in (self._unwritten.get(key), self._being_written.get(key)):

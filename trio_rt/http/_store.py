@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Final, Generic, Protocol, TypeVar
 
 import attrs
+import trio
 
 from ..errors import OptionError
 from ._freshness import Entry
@@ -71,6 +72,9 @@ class Store(Protocol):
     async def closing(self) -> None:
         """End, in bounded time; what was put is kept if it can be."""
 
+    def peek(self, key: str) -> Sequence[Entry] | None:
+        """The entries under `key`, the latest first; None: that takes a `get`."""
+
     async def get(self, key: str) -> Sequence[Entry]:
         """The entries under `key`, the latest first. A cancellation leaves nothing behind."""
 
@@ -117,12 +121,16 @@ class MemoryStore:
     async def closing(self) -> None:
         """Nothing to close."""
 
-    async def get(self, key: str) -> Sequence[Entry]:
+    def peek(self, key: str) -> Sequence[Entry]:
         entries = self._entries.get(key)
         if entries is None:
             return ()
         self._entries.move_to_end(key)
         return entries
+
+    async def get(self, key: str) -> Sequence[Entry]:
+        await trio.lowlevel.checkpoint()
+        return self.peek(key)
 
     def put(self, key: str, entry: Entry) -> None:
         old = self._entries.get(key)

@@ -87,7 +87,7 @@ class _Slots:
             priority is _CRITICAL or self.others < self.most_others
         )
 
-    def take(self, priority: Priority, by: int = 1) -> None:
+    def take(self, priority: Priority, by: int) -> None:
         self.running += by
         if priority is not _CRITICAL:
             self.others += by
@@ -239,8 +239,8 @@ class Turns:
         turn.running = True
         priority = turn.priority
         self.running_of[priority] += 1
-        self._all.take(priority)
-        turn.host.take(priority)
+        self._all.take(priority, 1)
+        turn.host.take(priority, 1)
 
     def _queue(self, turn: Turn) -> None:
         host: _Host = turn.host
