@@ -905,6 +905,14 @@ async def test_other_errors_pass(autojump_clock: MockClock) -> None:
 
 
 class Broken(MemoryStore):
+    def __init__(self, *, at_once: bool) -> None:
+        super().__init__()
+        self.at_once = at_once
+
+    def peek(self, key: str) -> Any:
+        if self.at_once:
+            raise OSError("no disk")
+
     async def get(self, key: str) -> Any:
         raise OSError("no disk")
 
@@ -915,17 +923,21 @@ class Broken(MemoryStore):
         raise OSError("no disk")
 
 
-async def test_a_broken_store_is_an_empty_one(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_broken_store_is_an_empty_one(autojump_clock: MockClock, at_once: bool) -> None:
     """It is counted, and no call fails."""
-    async with opened(Origin(), store=Broken()) as call:
+    async with opened(Origin(), store=Broken(at_once=at_once)) as call:
         assert (await call())[0] == (await call())[0] == "miss"
         await call("POST")
         assert call.cache.statistics().store_errors == 5
 
 
 class Slow(MemoryStore):
+    def peek(self, key: str) -> Any:
+        return None
+
     async def get(self, key: str) -> Any:
-        entries = await super().get(key)
+        entries = super().peek(key)
         await trio.sleep(1)
         return entries
 

@@ -612,3 +612,26 @@ async def test_public() -> None:
         assert getattr(http, name) is not None
     assert sorted(http.__all__) == http.__all__
     assert all(getattr(http, n).__doc__ for n in http.__all__ if isinstance(getattr(http, n), type))
+
+
+@both
+@pytest.mark.parametrize("base", ["", "/", "/api", "/api/v1/", "/a%20b/", "/ü/"])
+@pytest.mark.parametrize(
+    "path",
+    ["/a", "/", "/a/../b", "/a//b", "/?x=1&y", "/a?x=%2F#f", "/%2Fa", "/ü b", "/a:b@c", "a", "?x", ""],
+)  # fmt: skip
+async def test_paths_follow_the_base_as_in_httpx(
+    backend: BackendName, base: str, path: str
+) -> None:
+    """The URL that is asked for is the one that httpx's own client would ask for."""
+    module, seen = module_of(backend), []
+
+    async def answer(request: Any, call_next: Any) -> Any:
+        seen.append(request.url)
+        return module.Response(200)
+
+    url = f"http://host:81{base}"
+    async with open_client(url, backend=backend, interceptors=[answer]) as client:
+        await client.get(path)
+    async with module.AsyncClient(base_url=url) as bare:
+        assert str(seen[0]) == str(bare.build_request("GET", path).url)
