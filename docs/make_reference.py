@@ -69,7 +69,14 @@ INTERNAL = {
     *("VirtualLink.carry", "VirtualLink.finish", "VirtualLink.note", "VirtualLink.stop_reading"),
     *("VirtualListener.offer", "VirtualListener.full", "Relay.serve"),
     *("Crew.open", "Crew.aclose", "Budget.deposit", "Budget.spend", "Budget.left"),
-    *("Gate.leave", "Gate.raise_to", "Hedge.pay", "Hedge.copy_won", "Timeout.run"),
+    *(
+        "Gate.leave",
+        "Gate.raise_to",
+        "Hedge.pay",
+        "Hedge.copy_won",
+        "Timeout.scope",
+        "Timeout.check",
+    ),
     *(
         f"{layer}.{name}"
         for layer, thing in vars(trio_rt.http).items()
@@ -80,7 +87,7 @@ INTERNAL = {
     *(
         f"{store}.{name}"
         for store in ("MemoryStore", "SqliteStore")
-        for name in ("opened", "closing", "get", "put", "delete", "statistics")
+        for name in ("opened", "closing", "peek", "get", "put", "delete", "statistics")
     ),
 }
 

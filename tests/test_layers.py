@@ -52,6 +52,7 @@ LAYERS = [
         "http._call",
         "http._directives",
         "http._gate_books",
+        "http._network",
         "http._origins",
         "http._policy",
         "http._stage",
@@ -59,26 +60,23 @@ LAYERS = [
         "http._unpack",
         "http._urgency",
     },
-    {"http._body", "http._circuit", "http._freshness", "http._layer", "http._tee"},
-    {
-        "http._attempt",
-        "http._connect",
-        "http._gate",
-        "http._limits",
-        "http._otel",
-        "http._redirects",
-        "http._store",
-        "http._timeout",
-    },
+    {"http._body", "http._circuit", "http._freshness", "http._tee"},
+    {"http._attempt", "http._pool"},
+    {"http._layer"},
     {
         "http._authorize",
         "http._breaker",
-        "http._flights",
+        "http._connect",
+        "http._gate",
         "http._hedge",
+        "http._limits",
+        "http._otel",
+        "http._redirects",
         "http._retry",
-        "http._shelf",
-        "http._sqlite",
+        "http._store",
+        "http._timeout",
     },
+    {"http._flights", "http._shelf", "http._sqlite"},
     {"http._fetch"},
     {"http._cache"},
     {"http._client"},
@@ -147,7 +145,7 @@ def group(module: str) -> str:
 
 
 #: What the HTTP client has in common with the rest.
-SHARED = {"", "errors", "message", "options", "_ambient", "_waker", "_http_reply"}
+SHARED = {"", "errors", "message", "options", "_ambient", "_waker", "_http_reply", "_streams"}
 SHARED |= {"protocol", "protocol.backoff"}
 
 

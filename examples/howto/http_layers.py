@@ -57,7 +57,7 @@ async def ask(url: str) -> None:
 
 
 async def ask_by_httpx(url: str) -> None:
-    layers = (http.Retry(3), http.Gate(2, per_host=1), http.SafeConnect())
+    layers = (http.Retry(3), http.Gate(2, per_host=1))
     async with httpx.AsyncClient(transport=http.transport(*layers)) as client:
         call = http.Call(priority=Priority.HIGH, retries=1)
         response = await client.get(url, extensions={"trio_rt": call})

@@ -7,8 +7,10 @@ From the bottom up; a module imports only from lower ones:
 
     _backend, _layer, _body, _call   the onion, and what travels through it
     _stage, _asked, _unpack          where a call is; its arguments; its packed body
-    _connect, _limits                below the queue: safe cancelling, bounded bodies
-    _turns, _adaptive, _gate         the queue
+    _network, _pool, _connect        connections that are safe to cancel
+    _limits                          bounded bodies
+    _turns, _adaptive, _urgency,     the queue
+    _gate_books, _gate
     _budget, _policy, _attempt,      failures: trying again, not trying, trying twice
     _retry, _circuit, _breaker, _hedge
     _freshness, _store, _shelf,      the cache

@@ -65,8 +65,8 @@ async def open_client(
     """`async with open_client("https://api.example.com") as client`.
 
     The layers, outermost first: redirects (headers stripped), `interceptors`,
-    `timeout_s`, `cache`, `retry`, `breaker`, `hedge`, `gate`, the bound of bodies,
-    safe connects. True is such a layer with its defaults, False is none; give one to
+    `timeout_s`, `cache`, `retry`, `breaker`, `hedge`, `gate`, the bound of bodies; and
+    a pool that is safe to cancel. True is such a layer with its defaults, False is none; give one to
     set its options. A `gate` takes the place of `max_concurrent`. A layer belongs to
     one client.
 

@@ -27,7 +27,6 @@ from trio_rt.http import (
     Next,
     Redirects,
     Retry,
-    SafeConnect,
     open_client,
     transport,
 )
@@ -63,24 +62,19 @@ async def _run(origin: Origin, name: BackendName) -> Run:
 
 async def _on_loopback(origin: Origin, name: BackendName) -> tuple[dict[str, float], float]:
     core = importlib.import_module(name.replace("httpx", "httpcore"))
-    module = backend(name)
     async with AsyncExitStack() as stack:
         sockets = await stack.enter_async_context(_sockets(origin))
         pool = await stack.enter_async_context(core.AsyncConnectionPool(max_connections=None))
         bare = await stack.enter_async_context(bare_client(name, origin))
-        limits = module.Limits(max_connections=None)
-        safe_pool = module.AsyncHTTPTransport(limits=limits, trust_env=False)
-        safe = await stack.enter_async_context(
-            bare_client(
-                name, origin, transport=transport(SafeConnect(), pool=safe_pool, backend=name)
-            )
+        pooled = await stack.enter_async_context(
+            bare_client(name, origin, transport=transport(backend=name))
         )
         client = await stack.enter_async_context(open_client(origin.url, backend=name))
         ways = {
             "socket and trio": sockets,
             "httpcore and h11": _core_call(core, pool, origin),
             "httpx": getter(bare, "/no-store"),
-            "SafeConnect": getter(safe, "/no-store"),
+            "our pool in the place of httpx's": getter(pooled, "/no-store"),
             "Client and the other layers": getter(client, "/no-store", "miss"),
         }
         found = await in_turn(list(ways.values()), calls=CALLS, turns=TURNS)
