@@ -209,7 +209,7 @@ async def test_halt_with_a_send_stuck(wire: Any) -> None:
     """Found dead, too, when the kernel takes no more; what was cut off is not sent again."""
     options = {"wire": wire, "liveness": WATCHFUL, "open_timeout_s": LIMIT_S}
     async with running(python("by_aiohttp")) as program:
-        async with talking(program.url(), padding=500_000, **options) as talk:
+        async with talking(program.url(), padding=1_000_000, **options) as talk:
             await talk.more()
             program.stop()
             await talk.wait_cause(trio_rt.LinkDead)
