@@ -99,7 +99,7 @@ def judge(tree: Path, mutant: Mutant) -> tuple[Verdict, str]:
 def _copy(tree: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__", ".*_cache")
     for name in ("trio_rt", "tests"):
-        shutil.copytree(ROOT / name, tree / name, ignore=ignored)
+        shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=ignored)
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tree / name)
 
