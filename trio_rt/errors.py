@@ -314,7 +314,7 @@ class QueueFull(HttpError):
     """As many calls wait for their turn as may. `limit` is how many."""
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} calls wait already")
+        super().__init__(f"as many calls wait as may: {limit}")
         self.limit = limit
 
 

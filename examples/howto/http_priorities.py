@@ -13,7 +13,7 @@ Prints:
     NORMAL waited 0.* s
     HIGH waited 0.* s
     CRITICAL waited 0.* s
-    full: 1 calls wait already
+    full: as many calls wait as may: 1
 """
 
 from __future__ import annotations

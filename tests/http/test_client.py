@@ -635,3 +635,38 @@ async def test_paths_follow_the_base_as_in_httpx(
         await client.get(path)
     async with module.AsyncClient(base_url=url) as bare:
         assert str(seen[0]) == str(bare.build_request("GET", path).url)
+
+
+@both
+async def test_a_silent_server_fails_a_try(backend: BackendName) -> None:
+    """`read_timeout_s` ends a try, which is then tried again; the call has more time."""
+    module = module_of(backend)
+    with trio.fail_after(10):
+        async with (
+            open_peer({"/": [stall(), answer(b"ok")]}) as peer,
+            open_client(peer.url, backend=backend, read_timeout_s=0.1) as client,
+        ):
+            assert (await client.get("/")).text == "ok"
+            assert client.statistics().retry is not None
+            with pytest.raises(module.ReadTimeout):
+                await client.post("/", content=b"x")
+
+
+@both
+async def test_a_pool_of_ones_own(backend: BackendName) -> None:
+    """A transport of the backend takes the place of the connections, below all layers."""
+    module, seen = module_of(backend), []
+
+    def handle(request: Any) -> Any:
+        seen.append(request.url.path)
+        return module.Response(200, json=len(seen), headers={"Cache-Control": "max-age=9"})
+
+    mock = module.MockTransport(handle)
+    async with open_client("http://host", backend=backend, pool=mock) as client:
+        assert await client.get("/a", as_=int) == 1
+        assert await client.get("/a", as_=int) == 1
+    assert seen == ["/a"]
+    for wrong in ({"pool": mock, "proxy": "http://h"}, {"pool": 1}):
+        with pytest.raises(OptionError, match="pool"):
+            async with open_client(backend=backend, **wrong):
+                pytest.fail("opened")

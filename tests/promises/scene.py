@@ -162,7 +162,8 @@ class Scene:
                 await self._connect(url, workers, scope, chaos)
             story = self.story
             story.left_at = trio.current_time()
-            if story.cancelled_at == math.inf and scope.cancelled_caught:
+            # Its failure may be what left `connect()`, and not the cancellation.
+            if story.cancelled_at == math.inf and scope.cancel_called:
                 in_body = story.raised is not None and is_cancellation(story.raised)
                 story.cancelled_at = story.body_ended_at if in_body else story.left_at
             if self.plan.carrier == "plain":  # closed in the next turn of the loop

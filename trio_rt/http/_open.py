@@ -53,6 +53,7 @@ async def open_client(
     timeout_s: float = 10.0,
     deadline_header: str | None = None,
     connect_timeout_s: float = 5.0,
+    read_timeout_s: float = math.inf,
     keep_alive_s: float = KEEP_ALIVE_S,
     max_body_bytes: float = MAX_BODY_BYTES,
     cache: Cache | bool = True,
@@ -61,6 +62,7 @@ async def open_client(
     hedge: Hedge | bool = False,
     ssl_context: ssl.SSLContext | None = None,
     proxy: Any = None,
+    pool: httpx.AsyncBaseTransport | None = None,
 ) -> AsyncIterator[Client]:
     """`async with open_client("https://api.example.com") as client`.
 
@@ -74,12 +76,20 @@ async def open_client(
     with its own URL; `timeout_s` is for all of a call, them included, unless it is a
     `stream()`. Neither the environment's proxies nor netrc are read.
 
+    A try fails where it takes `connect_timeout_s` to connect, or where no bytes come or
+    go for `read_timeout_s`: with a timeout of the backend's, and `retry` tries again
+    what may be tried again.
+
+    `pool` is a transport of the backend in the place of the connections, such as a
+    `MockTransport` in a test; one of its own that connects needs a `SafeConnect()`.
+
     An idle connection is closed `keep_alive_s` after its last use, when the next
     call is made. Left: new calls raise `trio.ClosedResourceError`, running ones have the
     gate's `close_grace_s` to end. What the block raises leaves it as it is, in no group.
     """
     module: Any = _backend.backend(backend)
     check_number("connect_timeout_s", connect_timeout_s, above=True)
+    check_number("read_timeout_s", read_timeout_s, above=True)
     check_number("keep_alive_s", keep_alive_s)
     check_number("max_redirects", max_redirects, whole=True, finite=True)
     if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
@@ -101,10 +111,10 @@ async def open_client(
         timeout,
         *layers.values(),
         BodyLimit(max_body_bytes),
-        pool=open_pool(module, ssl_context=ssl_context, proxy=proxy, keep_alive_s=keep_alive_s),
+        pool=_pool(module, pool, ssl_context, proxy, keep_alive_s),
         backend=backend,
     )
-    connect_s = None if connect_timeout_s == math.inf else connect_timeout_s
+    silence_s = _or_none(read_timeout_s)
     http = module.AsyncClient(
         transport=stack,
         base_url=_base(module, base_url),
@@ -114,7 +124,9 @@ async def open_client(
         auth=auth,
         follow_redirects=follow_redirects,
         max_redirects=max_redirects,
-        timeout=module.Timeout(None, connect=connect_s),
+        timeout=module.Timeout(
+            connect=_or_none(connect_timeout_s), read=silence_s, write=silence_s, pool=None
+        ),
         trust_env=False,
     )
     async with http:
@@ -149,6 +161,25 @@ def _gate(gate: Gate | None, max_concurrent: float) -> Gate:
     if not isinstance(gate, Gate):
         raise OptionError("gate", "must be a Gate", gate)
     return gate
+
+
+def _pool(
+    module: Any,
+    given: httpx.AsyncBaseTransport | None,
+    ssl_context: ssl.SSLContext | None,
+    proxy: Any,
+    keep_alive_s: float,
+) -> httpx.AsyncBaseTransport:
+    if given is None:
+        return open_pool(module, ssl_context=ssl_context, proxy=proxy, keep_alive_s=keep_alive_s)
+    if ssl_context is not None or proxy is not None:
+        raise OptionError("pool", "must not come with ssl_context or proxy", given)
+    return given
+
+
+def _or_none(timeout_s: float) -> float | None:
+    """As httpx says that there is no limit."""
+    return None if timeout_s == math.inf else timeout_s
 
 
 def _base(module: Any, given: Any) -> Any:

@@ -236,6 +236,15 @@ class Incoming:
             drops,
         )
 
+    def last_header(self, first: int, settled: int) -> Header:
+        """That of the last batch of all. One before it may never have been written, so
+        it lists again all that the other side is not known to know of."""
+        told, self._listed = self._listed, self._settled
+        header = self.header(first, settled)
+        self._listed = told
+        # With too many ranges it would take back what was told.
+        return header if header.consumed >= told else self.header(first, settled)
+
     def said(self, header: Header | Position) -> None:
         """The other side is being told."""
         self._told_received = header.received

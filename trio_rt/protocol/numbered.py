@@ -248,7 +248,7 @@ class Numbered:
         # A batch before it may have been committed and not written. With no numbered
         # frame in this one, any number up to the next that is due will do.
         first = self.out.received + 1
-        header = self.into.header(first, self.out.settled)
+        header = self.into.last_header(first, self.out.settled)
         bye = self._syntax.encode(Bye(reason))
         return Batch(self._syntax.join(header, (bye,)), self._syntax.binary, first - 1)
 

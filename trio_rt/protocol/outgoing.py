@@ -160,7 +160,7 @@ class Outgoing:
         """Raise the breach that it is if the other side cannot stand there."""
         # It may not know how far we have settled, and list anew what we know.
         self._check(position, 0)
-        _check_drops(position.drops, 0, position.consumed)
+        _check_drops(position.drops, position.consumed)
 
     def resume(self, position: Position) -> None:
         """The other side stands there; what it does not have is to be sent again."""
@@ -220,7 +220,7 @@ class Outgoing:
         ):
             return False
         self._check(header, self.settled)
-        _check_drops(header.drops, self.settled, header.consumed)
+        _check_drops(header.drops, header.consumed)
         self._take_in(header)
         return True
 
@@ -284,8 +284,13 @@ class Outgoing:
                 entry.unwanted = outcome
 
 
-def _check_drops(drops: Sequence[tuple[int, int]], after: int, consumed: int) -> None:
-    """Ranges within what is newly consumed, in order, apart from each other."""
+def _check_drops(drops: Sequence[tuple[int, int]], consumed: int) -> None:
+    """Ranges within what is consumed, in order, apart from each other.
+
+    They may begin in what is settled: the last batch lists again what is not
+    known to be known.
+    """
+    after = 0
     for first, last in drops:
         if not after < first <= last <= consumed:
             raise breach(f"a drop of {first} to {last}, which cannot be")
