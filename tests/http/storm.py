@@ -1,6 +1,6 @@
 """A storm of cancels at random moments, and what is left after it.
 
-    python -m tests.http.storm --cancels 2000 [--client bare] [--width 2]
+    python -m tests.http.storm --cancels 2000 [--client own] [--width 2]
 
 `storm()` makes calls against a server that is quick, slow or stalls, cancels each
 at a random moment (in the connect, the handshake, the queue, the answer, the
@@ -31,10 +31,11 @@ from trio_rt.http._backend import BackendName, backend
 from trio_rt.http._connect import SafeConnect
 from trio_rt.http._layer import transport
 from trio_rt.http._open import open_client
+from trio_rt.http._pool import open_pool
 
 from .peers import Exchange, answer, certified, drip, open_peer, trusting
 
-__all__ = ["Damage", "bare_client", "full_client", "safe_client", "storm"]
+__all__ = ["Damage", "bare_client", "full_client", "own_client", "safe_client", "storm"]
 
 OpenClient = Callable[[BackendName, ssl.SSLContext], AbstractAsyncContextManager[Any]]
 
@@ -110,6 +111,16 @@ def safe_client(name: BackendName, tls: ssl.SSLContext) -> AbstractAsyncContextM
     return client
 
 
+def own_client(name: BackendName, tls: ssl.SSLContext) -> AbstractAsyncContextManager[Any]:
+    """Nothing but our own pool."""
+    module = backend(name)
+    pool = open_pool(module, ssl_context=tls, keep_alive_s=KEPT_S)
+    client: AbstractAsyncContextManager[Any] = module.AsyncClient(
+        transport=transport(pool=pool, backend=name), trust_env=False
+    )
+    return client
+
+
 async def storm(
     name: BackendName,
     *,
@@ -152,7 +163,12 @@ def full_client(name: BackendName, tls: ssl.SSLContext) -> AbstractAsyncContextM
     )
 
 
-CLIENTS: dict[str, OpenClient] = {"bare": bare_client, "safe": safe_client, "full": full_client}
+CLIENTS: dict[str, OpenClient] = {
+    "bare": bare_client,
+    "safe": safe_client,
+    "own": own_client,
+    "full": full_client,
+}
 
 
 class _Run:

@@ -621,7 +621,7 @@ async def test_a_cancelled_leader_hands_over(
     backend: str, at_s: float, autojump_clock: MockClock
 ) -> None:
     """In the answer or in the body: one follower fetches anew, the rest get that."""
-    async with opened(Origin(backend, after_s=1.0, pause_s=1.0)) as call:
+    async with opened(Origin(backend, after_s=1.0, pause_s=1.0), follow_s=10.0) as call:
         got: list[str] = []
 
         async def one() -> None:

@@ -33,6 +33,7 @@ from .peers import (
     certified,
     drip,
     open_peer,
+    raw,
     redirect,
     stall,
     trusting,
@@ -674,3 +675,85 @@ async def test_a_pool_of_ones_own(backend: BackendName) -> None:
         with pytest.raises(OptionError, match="pool"):
             async with open_client(backend=backend, **wrong):
                 pytest.fail("opened")
+
+
+@both
+@pytest.mark.parametrize("ends", ["raises", "is cancelled", "returns nothing"])
+async def test_an_interceptor_that_loses_a_response(backend: BackendName, ends: str) -> None:
+    """The slot and the connection of the response that it got are free again."""
+
+    async def lose(request: Any, call_next: Any) -> Any:
+        await call_next(request)
+        if ends == "raises":
+            raise KeyError("mine")
+        if ends == "is cancelled":
+            await trio.sleep_forever()
+
+    with trio.fail_after(10):
+        async with (
+            open_peer({"/": answer(b"x", Cache_Control="max-age=9")}) as peer,
+            open_client(peer.url, backend=backend, interceptors=[lose], max_concurrent=1) as client,
+        ):
+            for _ in range(3):
+                with trio.move_on_after(0.05 if ends == "is cancelled" else 5) as scope:
+                    with pytest.raises((KeyError, TypeError)):
+                        await client.get("/")
+                assert scope.cancelled_caught == (ends == "is cancelled")
+            assert client.statistics().gate.running == 0
+
+
+@both
+async def test_garbage_that_the_cache_reads(backend: BackendName) -> None:
+    """A date that cannot be and a row of quotes are no reason to fail, or to be slow."""
+    headers: dict[str, Any] = {
+        "Cache_Control": "a" * 20_000 + '"',
+        "Expires": "Thu, 01 Jan 0000 00:00:00 GMT",
+    }
+    with trio.fail_after(10):
+        async with (
+            open_peer({"/": answer(b"x", **headers)}) as peer,
+            open_client(peer.url, backend=backend, max_concurrent=1) as client,
+        ):
+            for _ in range(3):
+                assert (await client.get("/")).extensions["trio_rt.cache"] == "miss"
+            assert client.statistics().gate.running == 0
+
+
+@both
+async def test_a_length_that_chunks_overrule(backend: BackendName) -> None:
+    """`max_body_bytes` holds where a short `Content-Length` stands beside chunks."""
+    chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (200_000, b"x" * 200_000)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with trio.fail_after(10):
+        async with (
+            open_peer({"/": raw(head + chunks)}) as peer,
+            open_client(peer.url, backend=backend, max_body_bytes=100_000) as client,
+        ):
+            with pytest.raises(BodyTooLarge):
+                await client.get("/")
+
+
+SECRET = "tok-3Zp9"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"headers": {"Authorization": f"Bearer {SECRET}\n"}},
+        {"headers": {"Authorization": f" {SECRET} "}},
+        {"headers": {"Authorization": f"{SECRET}€"}},
+        {"headers": {f"Authorization: {SECRET}": ""}},
+        {"headers": f"Authorization: {SECRET}"},
+        {"headers": [("Authorization", SECRET, 1)]},
+        {"idempotency_key": f"{SECRET}\n"},
+        {"url": f"http:u:{SECRET}@h"},
+        {"url": f"ftp://u:{SECRET}@h/x"},
+        {"url": f"ftp://h/x#{SECRET}"},
+    ],
+)
+async def test_no_secret_is_told(options: dict[str, Any]) -> None:
+    """What is refused may be a token, so its text is not in the error."""
+    async with open_client("http://h") as client:
+        with pytest.raises(OptionError) as caught:
+            await client.get(**{"url": "/", **options})
+    assert SECRET not in str(caught.value)

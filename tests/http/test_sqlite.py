@@ -19,7 +19,7 @@ import trio
 from trio_rt.errors import OptionError
 from trio_rt.http._backend import BackendName
 from trio_rt.http._cache import Cache
-from trio_rt.http._layer import Crew
+from trio_rt.http._layer import Crew, transport
 from trio_rt.http._sqlite import SqliteStore
 from trio_rt.http._store import size_bytes
 
@@ -373,3 +373,19 @@ async def test_through_a_client(backend: BackendName, tmp_path: Path) -> None:
                     nursery.start_soon(client.get, peer.url + "/b")
             assert [visit.path for visit in peer.visits] == ["/", "/b"]
     assert how == ["miss", "hit"]
+
+
+async def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    """Also one without an application's number: as most have none."""
+    path = tmp_path / "theirs.db"
+    theirs = sqlite3.connect(path)
+    theirs.execute("CREATE TABLE precious (x)")
+    theirs.execute("PRAGMA user_version = 7")
+    theirs.commit()
+    before = path.read_bytes()
+    with pytest.raises(OptionError, match="path"):
+        async with transport(Cache(SqliteStore(path))):
+            pytest.fail("opened")
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["theirs.db"]
+    theirs.close()

@@ -8,14 +8,14 @@ import trio
 from trio_rt.http._backend import BackendName
 
 from .peers import both
-from .storm import bare_client, full_client, safe_client, storm
+from .storm import bare_client, full_client, own_client, safe_client, storm
 
 secured = pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 
 
 @both
 @secured
-@pytest.mark.parametrize("opens", [safe_client, full_client])
+@pytest.mark.parametrize("opens", [safe_client, own_client, full_client])
 async def test_nothing_is_left(backend: BackendName, tls: bool, opens: object) -> None:
     """The pool serves all, and no connection, socket or task is left over."""
     with trio.fail_after(30):

@@ -29,7 +29,9 @@ TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 #: RFC 9110, "Field Values": any of these may end the field for one reader and not for another.
 FORBIDDEN: Final = re.compile(r"[\r\n\0]")
 #: What stands before the host.
-USER: Final = re.compile(r"//[^/?#]*@")
+USER: Final = re.compile(r"(//|:|^)[^/?#]*@")
+#: What stands in an error in the place of what may be a secret.
+HIDDEN: Final = "(hidden)"
 METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 
 MAX_PORT: Final = 65535
@@ -59,18 +61,19 @@ def checked_headers(given: Any) -> list[tuple[bytes, bytes]]:
     if hasattr(given, "multi_items"):
         pairs = given.multi_items()
     if isinstance(given, str | bytes) or not isinstance(pairs, Iterable):
-        raise OptionError("headers", "must be a mapping or pairs", given)
+        raise OptionError("headers", "must be a mapping or pairs", HIDDEN)
     try:
         return [(_name(name), _value(name, value)) for name, value in pairs]
     except (TypeError, ValueError) as error:
         if isinstance(error, OptionError):
             raise
-        raise OptionError("headers", "must be a mapping or pairs", given) from error
+        raise OptionError("headers", "must be a mapping or pairs", HIDDEN) from None
 
 
 def _name(name: Any) -> bytes:
     text = name.decode("latin-1") if isinstance(name, bytes) else name
-    check_name("headers", text)
+    if not isinstance(text, str) or not TOKEN.fullmatch(text):
+        raise OptionError("headers", "must have names that are tokens", HIDDEN)
     return text.encode()
 
 
@@ -78,11 +81,13 @@ def _value(name: Any, value: Any) -> bytes:
     field = f"headers[{name!r}]"
     text = value.decode("latin-1") if isinstance(value, bytes) else value
     if not isinstance(text, str) or FORBIDDEN.search(text):
-        raise OptionError(field, "must be text without line breaks and NUL", value)
+        raise OptionError(field, "must be text without line breaks and NUL", HIDDEN)
+    if text != text.strip(" \t"):
+        raise OptionError(field, "must not begin or end with a space", HIDDEN)
     try:
         return text.encode("latin-1")
-    except UnicodeEncodeError as error:
-        raise OptionError(field, "must be of Latin-1 characters", value) from error
+    except UnicodeEncodeError:
+        raise OptionError(field, "must be of Latin-1 characters", HIDDEN) from None
 
 
 def checked_url(module: Any, field: str, given: Any) -> httpx.URL:
@@ -102,8 +107,8 @@ def checked_url(module: Any, field: str, given: Any) -> httpx.URL:
 
 
 def redacted(url: object) -> str:
-    """Without user, password and query."""
-    return USER.sub("//", str(url)).partition("?")[0]
+    """Without user, password, query and fragment."""
+    return USER.sub(r"\1", re.split(r"[?#]", str(url))[0])
 
 
 def encoded(value: Any) -> bytes:
@@ -133,10 +138,14 @@ def _invalid(why: str, response: httpx.Response, content: bytes) -> BodyInvalid:
     return BodyInvalid(why, status=response.status_code, beginning=beginning)
 
 
-@cache
 def decoder(type_: Any) -> msgspec.json.Decoder[Any]:
     """OptionError for a type that msgspec cannot decode to."""
     try:
-        return msgspec.json.Decoder(type_)
+        return _decoder(type_)
     except TypeError as error:
         raise OptionError("as_", f"must be a type that msgspec knows ({error})", type_) from error
+
+
+@cache
+def _decoder(type_: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(type_)

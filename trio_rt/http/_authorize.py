@@ -20,6 +20,7 @@ import httpx
 import trio
 
 from ..errors import OptionError
+from ._asked import redacted
 from ._attempt import discard, is_replayable
 from ._layer import Layer, Next
 from ._origins import Origin, origin_of
@@ -153,5 +154,6 @@ def _checked(token: object) -> str:
 def _parsed(origin: str | httpx.URL) -> Origin:
     url = httpx.URL(origin)
     if not url.scheme or not url.host or url.path != "/" or url.query or url.userinfo:
-        raise OptionError("Authorize.origins", "must be like 'https://api.example.com'", origin)
+        rule = "must be like 'https://api.example.com'"
+        raise OptionError("Authorize.origins", rule, redacted(origin))
     return origin_of(url)

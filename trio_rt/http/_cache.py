@@ -29,7 +29,7 @@ import trio
 
 from .._ambient import ambient
 from ..errors import HttpError, NotCached, OptionError
-from ._attempt import discard
+from ._attempt import discard, shut
 from ._backend import backend_of
 from ._body import CLOSE_S
 from ._call import CacheMode, call_of
@@ -98,7 +98,7 @@ class Cache(Layer):
         heuristic_s: float = 0.0,
         stale_while_revalidate_s: float | None = None,
         stale_if_error_s: float | None = None,
-        follow_s: float = 10.0,
+        follow_s: float = 5.0,
         max_refreshes: int = 8,
         refresh_s: float = 30.0,
     ) -> None:
@@ -130,6 +130,8 @@ class Cache(Layer):
         self._revalidated = self._coalesced = self._misses = 0
 
     def opened(self, crew: Crew) -> None:
+        if self._crew is not None:
+            raise OptionError("cache", "must not be open in another client", self)
         self.shelf.store.opened(crew)
         self._crew = crew
 
@@ -245,6 +247,7 @@ class Cache(Layer):
 
     async def _fetch(self, fetch: Fetch, entry: Entry | None) -> httpx.Response:
         """From the origin, or from `entry` if the origin says so or fails."""
+        response = None
         try:
             if entry is None:
                 response = await fetch.send(fetch.request)
@@ -256,6 +259,8 @@ class Cache(Layer):
                 fetch.begin(response, replaces=entry is not None)
         except BaseException as error:
             fetch.cut(failed=isinstance(error, Exception))
+            if response is not None:
+                await shut(response)
             raise
         return self._missed(response)
 

@@ -70,7 +70,7 @@ class Call:
         if value is None:
             return
         if not isinstance(value, str) or not value.isascii() or not value.isprintable():
-            raise OptionError("idempotency_key", "must be printable ASCII", value)
+            raise OptionError("idempotency_key", "must be printable ASCII", "(hidden)")
 
 
 _PLAIN: Final = Call()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import calendar
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
@@ -31,10 +31,11 @@ __all__ = [
 #: Larger numbers of seconds are this many: RFC 9111, section 1.2.2.
 MOST_S: Final = 2**31
 
+#: A quoted string, what is in no quotes, and the comma between: every text is a row of
+#: these, and none is tried in two ways, so that garbage takes no longer than sense.
+_PIECE: Final = re.compile(r'"(?:[^"\\]|\\.)*+(?:"|\Z|\\\Z)|[^",]++|,', re.DOTALL)
 #: One directive: a token, and after "=" a token or a quoted string.
-_DIRECTIVE: Final = re.compile(
-    r'\s*([^\s=,;"]+)\s*(?:=\s*("(?:[^"\\]|\\.)*(?:"|$)|[^,"]*))?[^,"]*(?:,|$)', re.ASCII
-)
+_DIRECTIVE: Final = re.compile(r'\s*+([^\s=;"]++)\s*+(?:=\s*+("[^"]*+"?|[^"]*+))?+', re.ASCII)
 _DIGITS: Final = re.compile(r"[0-9]+", re.ASCII)
 
 #: Not those of `calendar`, which speak the user's language.
@@ -88,8 +89,7 @@ def directives(value: bytes) -> Directives:
     """What the whole field `value`, its lines joined by commas, says."""
     flags: set[str] = set()
     seconds: dict[str, set[float]] = {}
-    for match in _DIRECTIVE.finditer(value.decode("latin-1")):
-        name, argument = match[1].lower(), match[2]
+    for name, argument in _items(value.decode("latin-1")):
         if name in _FLAGS:
             flags.add(_FLAGS[name])
         elif name in _SECONDS:
@@ -99,6 +99,19 @@ def directives(value: bytes) -> Directives:
         field: told.pop() if len(told) == 1 else 0.0 for field, told in seconds.items()
     }
     return Directives(**dict.fromkeys(flags, True), **given)
+
+
+def _items(text: str) -> Iterator[tuple[str, str | None]]:
+    """The directives; one with quotes where none may be has the argument ""."""
+    item = ""
+    for piece in [*_PIECE.findall(text), ","]:
+        if piece != ",":
+            item += piece
+            continue
+        match, item = _DIRECTIVE.match(item), ""
+        if match is not None:
+            stands_alone = '"' not in match.string[match.end() :]
+            yield match[1].lower(), match[2] if stands_alone else ""
 
 
 def _argument_s(name: str, argument: str | None) -> float:
@@ -134,7 +147,7 @@ def _seconds(match: re.Match[str]) -> float | None:
     hour, minute, second = int(match["h"]), int(match["m"]), int(match["s"])
     if len(match["year"]) == 2:
         year += 1900 if year >= _CENTURY_TURNS else 2000
-    if month == 0 or not 1 <= day <= calendar.monthrange(max(year, 1), month)[1]:
+    if month == 0 or year < 1 or not 1 <= day <= calendar.monthrange(max(year, 1), month)[1]:
         return None
     if hour > 23 or minute > 59 or second > 60:
         return None

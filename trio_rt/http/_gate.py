@@ -212,6 +212,8 @@ class Gate(Layer):
         )
 
     def opened(self, crew: Crew) -> None:
+        if not self._closed:
+            raise OptionError("gate", "must not be open in another client", self)
         self._closed = False
         # Without looking up the run each time.
         self._clock = trio.lowlevel.current_clock().current_time

@@ -182,7 +182,7 @@ class _Race:
         # A layer below puts others in their place for as long as its try lasts.
         given = request.extensions
         try:
-            async with trio.open_nursery() as nursery:
+            async with trio.open_nursery(strict_exception_groups=True) as nursery:
                 self._scope = nursery.cancel_scope
                 self._start(nursery, request)
                 for _ in range(self._hedge.max_copies):

@@ -8,6 +8,8 @@ A layer is a function, or the `intercept` of a `Layer`:
 
 It may change the request, answer by itself, call on twice, or see errors: what
 `call_next` raises passes through it. The first layer is the outermost, both ways.
+Who calls on and returns another response closes the first; if it raises, that is done
+for it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import httpx
 import trio
 
 from ..errors import OptionError
+from ._attempt import shut
 from ._backend import BackendName, backend
 from ._pool import open_pool
 
@@ -108,9 +111,7 @@ def _stack_class(name: BackendName) -> Any:
             self._layers = [layer for layer in layers if isinstance(layer, Layer)]
             self._first: Next = _refuse
             self._crew: Crew | None = None
-            self._intercepts = [
-                layer.intercept if isinstance(layer, Layer) else layer for layer in layers
-            ]
+            self._intercepts = [_guarded(layer) for layer in layers]
 
         async def __aenter__(self) -> Any:
             if self._crew is not None:
@@ -152,6 +153,44 @@ def _stack_class(name: BackendName) -> Any:
 
 async def _refuse(request: httpx.Request) -> httpx.Response:
     raise trio.ClosedResourceError("the HTTP client is not open: use it by `async with`")
+
+
+def _guarded(layer: Layer | Intercept) -> Any:
+    """`layer` as a function; one that is not of this package closes what it got and lost."""
+    if not isinstance(layer, Layer):
+        return _Guard(layer)
+    if type(layer).__module__.startswith(f"{__package__}."):
+        return layer.intercept
+    return _Guard(layer.intercept)
+
+
+class _Guard:
+    """Where the program's own code raises, or is cancelled, with a response in its hands,
+    that is closed: its slot and its connection would be lost."""
+
+    __slots__ = ("_intercept",)
+
+    def __init__(self, intercept: Any) -> None:
+        self._intercept = intercept
+
+    async def __call__(self, request: httpx.Request, call_next: Next) -> httpx.Response:
+        got: list[httpx.Response] = []
+
+        async def noted(request: httpx.Request) -> httpx.Response:
+            response = await call_next(request)
+            got.append(response)
+            return response
+
+        try:
+            response: Any = await self._intercept(request, noted)
+            if not hasattr(response, "status_code"):
+                kind = type(response).__name__
+                raise TypeError(f"an interceptor must return a response, and returned a {kind}")
+        except BaseException:
+            for each in got:
+                await shut(each)
+            raise
+        return response  # type: ignore[no-any-return]
 
 
 def _chained(intercepts: list[Intercept], last: Next) -> Next:

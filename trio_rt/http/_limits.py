@@ -42,6 +42,7 @@ MOST_BUFFERED: Final = 65536 // len("1\r\nx\r\n") + 1
 
 _LENGTH_SIZE: Final = len("content-length")
 _ENCODING_SIZE: Final = len("content-encoding")
+_TRANSFER_SIZE: Final = len("transfer-encoding")
 
 
 class BodyLimit(Layer):
@@ -75,9 +76,12 @@ class BodyLimit(Layer):
 
     def _bound(self, request: httpx.Request, response: httpx.Response, progress: Any) -> None:
         length = packed = b""
+        is_framed = False
         for name, value in response.headers.raw:  # half the time of two look-ups
             size = len(name)
-            if size == _LENGTH_SIZE and name.lower() == b"content-length":
+            if size == _TRANSFER_SIZE and name.lower() == b"transfer-encoding":
+                is_framed = True  # whatever the length says
+            elif size == _LENGTH_SIZE and name.lower() == b"content-length":
                 length = value
             elif size == _ENCODING_SIZE and name.lower() == b"content-encoding":
                 packed += b"," + value
@@ -85,7 +89,7 @@ class BodyLimit(Layer):
         if length.isdigit():
             if int(length) > self.max_body_bytes:
                 raise BodyTooLarge("has more bytes than", int(self.max_body_bytes))
-            is_short = int(length) <= SHORT_BYTES
+            is_short = int(length) <= SHORT_BYTES and not is_framed
         codings = self._codings(request, packed.decode("latin-1")) if packed else ()
         if codings:
             del response.headers["content-encoding"]

@@ -9,7 +9,8 @@ cancelled TLS handshake forgets its TCP socket.
 The rule here. From the moment a connect or a handshake is done until the next byte
 is written, the call is shielded. Nothing waits for the network in between: it is one
 or two turns of the loop, whatever the peer does. A handshake that fails or is cancelled
-closes its socket itself. What a failed call had connected is closed (`Attempt`).
+closes its socket itself. What a failed call had connected is closed (`Attempt`), and
+struck off the pool, which would keep the entry of a tunnel that did not come about.
 
 A scope that is entered in one function and left in another has to be left by the
 same task, and after all that were entered later: httpcore has no scope open at
@@ -36,9 +37,11 @@ __all__ = ["Attempt", "attempt", "network_of"]
 class Attempt:
     """One call on its way through httpcore."""
 
-    __slots__ = ("_shield", "_stream")
+    __slots__ = ("_shield", "_stream", "made")
 
     def __init__(self) -> None:
+        #: The pool's entry for a connection that is this call's, if it is known.
+        self.made: Any = None
         self._shield: trio.CancelScope | None = None
         self._stream: trio.abc.Stream | None = None
 
@@ -57,10 +60,12 @@ class Attempt:
         """Nobody will use what it connected."""
         if self._stream is not None:
             abort_stream(self._stream)
+        if self.made is not None:
+            self.made.is_closed = lambda: True
 
 
-#: That of the running task.
-attempt: Final[ContextVar[Attempt]] = ContextVar("trio_rt.http.attempt")
+#: That of the running task: None where it uses the stream of an upgraded connection.
+attempt: Final[ContextVar[Attempt | None]] = ContextVar("trio_rt.http.attempt", default=None)
 
 
 @cache
@@ -87,7 +92,7 @@ def network_of(core: Any) -> Any:
 
         async def write(self, buffer: bytes, timeout: float | None = None) -> None:
             """All of it. Cancelled part-way, httpcore closes the connection."""
-            attempt.get().unshield()
+            _unshield()
             if not buffer:
                 return
             try:
@@ -122,7 +127,7 @@ def network_of(core: Any) -> Any:
             timeout: float | None = None,
         ) -> Stream:
             """Cancelled or failed: the socket is closed."""
-            attempt.get().unshield()
+            _unshield()
             stream = trio.SSLStream(
                 self._stream, ssl_context, server_hostname=server_hostname, https_compatible=True
             )
@@ -138,7 +143,7 @@ def network_of(core: Any) -> Any:
             finally:
                 if not done:
                     abort_stream(self._stream)
-            attempt.get().connected(stream)
+            _connected(stream)
             return Stream(stream)
 
         def get_extra_info(self, info: str) -> Any:
@@ -173,7 +178,7 @@ def network_of(core: Any) -> Any:
             except OSError as error:
                 raise core.ConnectError(_text(error)) from error
             stream = direct_stream(opened)
-            attempt.get().connected(stream)
+            _connected(stream)
             return Stream(stream)
 
         async def sleep(self, seconds: float) -> None:
@@ -182,9 +187,24 @@ def network_of(core: Any) -> Any:
     return Network
 
 
+def _connected(stream: trio.abc.Stream) -> None:
+    own = attempt.get()
+    if own is not None:
+        own.connected(stream)
+
+
+def _unshield() -> None:
+    own = attempt.get()
+    if own is not None:
+        own.unshield()
+
+
 def _text(error: BaseException) -> str:
     """What trio wraps says more than the wrapping."""
-    return str(error.__cause__ or error) or type(error).__name__
+    cause = None if isinstance(error, trio.ClosedResourceError) else error.__cause__
+    if isinstance(cause, BaseExceptionGroup):  # one for each address
+        return f"{cause.message}: {'; '.join(map(str, cause.exceptions))}"
+    return str(cause or error) or type(error).__name__
 
 
 def _is_readable(sock: Any) -> bool:

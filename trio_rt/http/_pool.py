@@ -54,20 +54,44 @@ def _core_of(module: Any) -> Any:
 def _connections(core: Any, module: Any, given: Any, options: dict[str, Any]) -> Any:
     if given is None:
         return core.AsyncConnectionPool(**options)
-    try:
-        proxy = given if isinstance(given, module.Proxy) else module.Proxy(url=given)
-    except (ValueError, TypeError, module.InvalidURL) as error:
-        raise OptionError("proxy", f"must be the URL of a proxy ({error})", type(given)) from error
+    proxy = _proxy(module, given)
     url = _url(core, proxy.url)
     if proxy.url.scheme in ("socks5", "socks5h"):
-        return core.AsyncSOCKSProxy(proxy_url=url, proxy_auth=proxy.raw_auth, **options)
-    return core.AsyncHTTPProxy(
+        return _noting(core.AsyncSOCKSProxy)(proxy_url=url, proxy_auth=proxy.raw_auth, **options)
+    return _noting(core.AsyncHTTPProxy)(
         proxy_url=url,
         proxy_auth=proxy.raw_auth,
         proxy_headers=proxy.headers.raw,
         proxy_ssl_context=proxy.ssl_context,
         **options,
     )
+
+
+def _proxy(module: Any, given: Any) -> Any:
+    try:
+        proxy = given if isinstance(given, module.Proxy) else module.Proxy(url=given)
+    except TypeError:  # its text has a password in it
+        rule = f"must be a str, or a URL or Proxy of {module.__name__}"
+        raise OptionError("proxy", rule, type(given)) from None
+    except (ValueError, module.InvalidURL) as error:
+        raise OptionError("proxy", f"must be the URL of a proxy ({error})", type(given)) from error
+    if not proxy.url.host:
+        raise OptionError("proxy", "must name a host", proxy.url)
+    return proxy
+
+
+@cache
+def _noting(base: Any) -> Any:
+    class Noting(base):  # type: ignore[misc]
+        def create_connection(self, origin: Any) -> Any:
+            """Never queued, so this is for the call that is running."""
+            made = super().create_connection(origin)
+            own = attempt.get()
+            if own is not None:
+                own.made = made
+            return made
+
+    return Noting
 
 
 def _url(core: Any, url: httpx.URL) -> Any:
@@ -98,7 +122,10 @@ class _Parts:
         except StopAsyncIteration:
             raise
         except Exception as error:
-            raise self.kinds.of(error) from error
+            known = self.kinds.of(error)
+            if known is error:
+                raise
+            raise known from error
 
 
 class _Kinds:

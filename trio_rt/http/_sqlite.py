@@ -112,6 +112,10 @@ class _File:
     def _open(self) -> sqlite3.Connection:
         connection = self._connect()
         try:
+            application = connection.execute("PRAGMA application_id").fetchone()[0]
+            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if application != _APPLICATION and (application or tables):
+                raise OptionError("path", "must be new, or a file of this store", str(self._path))
             if connection.execute("PRAGMA user_version").fetchone()[0] not in (0, _VERSION):
                 connection.close()
                 self.set_aside()
