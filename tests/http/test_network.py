@@ -216,6 +216,7 @@ async def test_write_nothing(core: Any, tls: bool) -> None:
             await stream.write(b"")
             with pytest.raises(trio.Cancelled):
                 await trio.lowlevel.checkpoint()
+        assert not scope.cancelled_caught
         await stream.write(b"next")
         assert await far.receive_some() == b"next"
 
@@ -435,6 +436,7 @@ async def test_shielded_until_written(core: Any, tls: bool) -> None:
             await trio.lowlevel.checkpoint()
             with pytest.raises(trio.Cancelled):
                 await stream.write(b"x")
+        assert not scope.cancelled_caught  # not before the write
         await stream.aclose()
         assert await read_all(await ends.receive()) == b""
 

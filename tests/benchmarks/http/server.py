@@ -24,8 +24,6 @@ from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from typing import Final, TypeAlias, cast
 
-import uvloop
-
 from ..pinning import pin
 
 BODY_BYTES: Final = 200
@@ -140,6 +138,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--core", type=int, required=True)
     pin(parser.parse_args().core)
+    import uvloop  # of the extra `bench`; the tests need the rest of this module
+
     uvloop.run(_serve())
 
 
