@@ -331,10 +331,12 @@ async def test_lies(backend: BackendName, lie: str) -> None:
             assert client.statistics().gate.running == 0
 
 
-@pytest.mark.xfail(reason="httpcore takes what it read behind a body for the next answer")
 @both
 async def test_more_than_said(backend: BackendName) -> None:
-    """What follows the body is not taken for the next answer."""
+    """httpcore takes what it read behind a body for that server's next answer.
+
+    Nothing here can mend it. Once it does not any more, this test fails.
+    """
     extra = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"
     with trio.fail_after(10):
         async with (
@@ -342,8 +344,7 @@ async def test_more_than_said(backend: BackendName) -> None:
             open_client(peer.url, backend=backend) as client,
         ):
             assert (await client.get("/lie")).text == "ok"
-            for _ in range(3):
-                assert (await client.get("/")).text == "ok"
+            assert (await client.get("/")).text == "evil"
 
 
 @both
