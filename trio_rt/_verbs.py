@@ -20,7 +20,7 @@ from .delivery import Delivery
 from .errors import OptionError
 from .message import Gap, Message, Priority, Reset
 from .options import InboxLimits, OnFull, OutboxLimits
-from .protocol.codec import Codec, Meta, decode_raw, encode_raw, payload_reader
+from .protocol.codec import Codec, Meta, decode_raw, encode_raw, packer, payload_reader
 from .protocol.frames import Syntax
 from .protocol.ledger import Bounds
 from .protocol.session import Heartbeat, Session
@@ -51,6 +51,7 @@ class EnvelopeVerbs(Endpoint):
             Session(codec.decode, outbox, inbox, syntax, replay, codec.correlate), outbox
         )
         self._codec = codec
+        self._pack = packer(codec)
         world = ambient()
         self._wall_s = world.wall_s
         self._id_prefix = f"{world.random.getrandbits(_BITS_OF_ID):016x}-"
@@ -232,8 +233,7 @@ class EnvelopeVerbs(Endpoint):
             self._stamp(now)
         self._ids += 1
         id = f"{self._id_prefix}{self._ids}"
-        codec = self._codec
-        data = codec.encode(type, payload, Meta(id, self._timestamp, priority, key))
+        data = self._pack(type, payload, id, self._timestamp, priority, key)
         if (
             key is None
             and order is None
@@ -242,8 +242,10 @@ class EnvelopeVerbs(Endpoint):
             and len(data) <= self._message_bytes
         ):
             # As `_delivery` would, without a call at every message.
-            return Delivery(data, codec.binary, priority, id=id, mailbox=self._mailbox)
-        return self._delivery(id, data, codec.binary, priority, key, order, ttl_s, when_offline)
+            return Delivery(data, self._codec.binary, priority, id=id, mailbox=self._mailbox)
+        return self._delivery(
+            id, data, self._codec.binary, priority, key, order, ttl_s, when_offline
+        )
 
     def _meta(self, priority: Priority, key: str | None) -> Meta:
         now = self._mailbox.clock()

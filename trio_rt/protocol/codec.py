@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -41,6 +41,7 @@ __all__ = [
     "MsgpackCodec",
     "decode_raw",
     "encode_raw",
+    "packer",
     "payload_reader",
     "resolve_codec",
 ]
@@ -95,6 +96,10 @@ class Codec(Protocol):
         """The id of the request that `message` answers, or None if it answers none."""
 
 
+#: type, payload, id, timestamp, priority, key
+Pack: TypeAlias = Callable[[str, Any, str, int | None, Priority, str | None], bytes]
+
+
 class _Outbound(msgspec.Struct, omit_defaults=True, gc=False):
     id: str
     type: str
@@ -137,16 +142,29 @@ class _EnvelopeCodec:
         self._foreign: Callable[[Any], _Foreign] = module.Decoder(_Foreign).decode
 
     def encode(self, type: str, payload: Any, meta: Meta) -> bytes:
+        return self.pack(type, payload, meta.id, meta.timestamp, meta.priority, meta.key)
+
+    def pack(
+        self,
+        type: str,
+        payload: Any,
+        id: str,
+        timestamp: int | None,
+        priority: Priority,
+        key: str | None,
+    ) -> bytes:
+        """`encode` without a `Meta`: 0.12 us less."""
         if not isinstance(type, str):
             raise PayloadError("type", "must be a string", type)
-        name = _NAMES[meta.priority]
         try:
-            return self._encode(_Outbound(meta.id, type, payload, meta.timestamp, name, meta.key))
+            return self._encode(_Outbound(id, type, payload, timestamp, _NAMES[priority], key))
         except Exception as error:
-            raise self._unencodable(type, payload, meta, error) from error
+            raise self._unencodable(type, payload, id, key, error) from error
 
-    def _unencodable(self, type: str, payload: Any, meta: Meta, error: Exception) -> PayloadError:
-        for field, value in (("type", type), ("key", meta.key), ("id", meta.id)):
+    def _unencodable(
+        self, type: str, payload: Any, id: str, key: str | None, error: Exception
+    ) -> PayloadError:
+        for field, value in (("type", type), ("key", key), ("id", id)):
             try:
                 self._encode(value)
             except Exception:
@@ -236,15 +254,22 @@ class JsonCodec(_EnvelopeCodec):
     def __init__(self) -> None:
         super().__init__("JSON", msgspec.json, b"null")
 
-    def encode(self, type: str, payload: Any, meta: Meta) -> bytes:
+    def pack(
+        self,
+        type: str,
+        payload: Any,
+        id: str,
+        timestamp: int | None,
+        priority: Priority,
+        key: str | None,
+    ) -> bytes:
         # As the other's, not through it, and not `in` for more than one byte: 0.4 us less.
         if type.__class__ is not str:
-            return _EnvelopeCodec.encode(self, type, payload, meta)
-        name = _NAMES[meta.priority]
+            return _EnvelopeCodec.pack(self, type, payload, id, timestamp, priority, key)
         try:
-            data = self._encode(_Outbound(meta.id, type, payload, meta.timestamp, name, meta.key))
+            data = self._encode(_Outbound(id, type, payload, timestamp, _NAMES[priority], key))
         except Exception as error:
-            raise self._unencodable(type, payload, meta, error) from error
+            raise self._unencodable(type, payload, id, key, error) from error
         if (
             _U in data
             and data.find(b"null") >= 0
@@ -287,6 +312,24 @@ def resolve_codec(codec: str | Codec) -> Codec:
     if isinstance(codec, Codec) and not isinstance(codec, type):
         return codec
     raise OptionError("codec", 'must be "json", "msgpack", "raw" or a Codec', codec)
+
+
+def packer(codec: Codec) -> Pack:
+    """`codec.encode`, with what is in its `Meta` one by one."""
+    if codec.__class__ in (JsonCodec, MsgpackCodec):  # not what is derived from them
+        return codec.pack
+
+    def pack(
+        type: str,
+        payload: Any,
+        id: str,
+        timestamp: int | None,
+        priority: Priority,
+        key: str | None,
+    ) -> bytes:
+        return codec.encode(type, payload, Meta(id, timestamp, priority, key))
+
+    return pack
 
 
 def encode_raw(data: object) -> tuple[bytes, bool]:
