@@ -176,7 +176,7 @@ class Endpoint:
     async def _put(self, delivery: EntryT, when_offline: WhenOffline, now: float) -> EntryT:
         mailbox = self._mailbox
         try:
-            if self._pace.is_due_at(now):
+            if mailbox.soon is None and self._pace.is_due_at(now):
                 await self._pace.turn()
                 now = mailbox.clock()
             else:

@@ -42,5 +42,9 @@ class Pace:
     async def turn(self) -> None:
         """A full checkpoint, and the count starts anew."""
         await trio.lowlevel.checkpoint()
+        self.restart()
+
+    def restart(self) -> None:
+        """The count starts anew: the caller's next await is a full checkpoint."""
         self._calls = CALLS
         self._until = self._clock() + SPAN_S

@@ -57,10 +57,12 @@ class Stream(trio.abc.ReceiveChannel[ItemT], Generic[ItemT]):
         """
         if self._receiving or self._queue.closed:
             self._begin()
-        if self._pace.is_due():
+        if not self._pace.is_due():
+            await trio.lowlevel.checkpoint_if_cancelled()
+        elif self._queue.may_have_items:
             await self._pace.turn()
         else:
-            await trio.lowlevel.checkpoint_if_cancelled()
+            self._pace.restart()  # it has to wait, which is a turn
         item = self._queue.take()
         return cast(ItemT, item) if item is not None else await self._receive()
 

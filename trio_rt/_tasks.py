@@ -319,14 +319,15 @@ class Link:
 
         Cancelled: not accepted, and not sent.
         """
-        session, wire, now = self._session, self.wire, trio.current_time()
+        session, wire, now = self._session, self.wire, self._mailbox.clock()
+        # Once only, also where it refuses: those who come now go by their own pace.
+        self._mailbox.soon = None
         if (
             self._sender_writes
             or delivery.expires_at <= now
             or not session.may_send_directly(delivery, now)
         ):
             return False
-        self._mailbox.soon = None
         self._sender_writes = True
         sent = False
         try:

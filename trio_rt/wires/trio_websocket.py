@@ -85,7 +85,8 @@ class TrioWebsocketWire(StreamWire):
         self._control = False
         # Whether somebody receives; without, nothing is read.
         self._receiving = False
-        self._hungry = trio.lowlevel.ParkingLot()
+        # The package's task, while it may not read yet.
+        self._hungry: trio.lowlevel.Task | None = None
 
     # -- the package's task ----------------------------------------------------
 
@@ -251,7 +252,8 @@ class TrioWebsocketWire(StreamWire):
         while self._closed is None:
             # Reading on would outrun the reader, which takes one message a turn.
             while self._undelivered or self._unreturned or not self._receiving:
-                await self._hungry.park()
+                self._hungry = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._starve)
             messages, questions = self._tally.messages, self._tally.questions
             wanted = max(SHORT_READ_BYTES, min(self._tally.missing, READ_BYTES))
             data = self._tally.feed(await self._read_some(wanted))
@@ -261,9 +263,15 @@ class TrioWebsocketWire(StreamWire):
             self._find_end()
         return b""
 
+    def _starve(self, _: object) -> trio.lowlevel.Abort:
+        self._hungry = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
     async def _read(self) -> list[str | bytes]:
         self._receiving = True
-        self._hungry.unpark_all()
+        hungry, self._hungry = self._hungry, None
+        if hungry is not None:
+            trio.lowlevel.reschedule(hungry)
         try:
             while self._undelivered or not self._unreturned:
                 self._unreturned.append(await self._conn.get_message())
