@@ -44,6 +44,7 @@ LAYERS = [
     {"_server"},
     {""},
     # A column of its own.
+    {"http._checks"},
     {
         "http._adaptive",
         "http._asked",
@@ -60,7 +61,7 @@ LAYERS = [
         "http._unpack",
         "http._urgency",
     },
-    {"http._body", "http._circuit", "http._freshness", "http._tee"},
+    {"http._body", "http._circuit", "http._freshness", "http._given", "http._tee"},
     {"http._attempt", "http._pool"},
     {"http._layer"},
     {

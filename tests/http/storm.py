@@ -158,6 +158,7 @@ def full_client(name: BackendName, tls: ssl.SSLContext) -> AbstractAsyncContextM
         backend=name,
         ssl_context=tls,
         max_concurrent=WIDTH // 2,
+        per_host=WIDTH // 2,
         keep_alive_s=KEPT_S,
         cache=False,
     )

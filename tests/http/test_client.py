@@ -32,6 +32,7 @@ from .peers import (
     both,
     certified,
     drip,
+    head_of,
     open_peer,
     raw,
     redirect,
@@ -411,6 +412,34 @@ async def test_which_layers(backend: BackendName) -> None:
 
 
 @both
+async def test_per_host(backend: BackendName) -> None:
+    """By default six calls run at once, and six to one host however many may run."""
+    async with open_peer({"*": stall()}) as one, open_peer({"*": stall()}) as two:
+        for options, expected in (
+            ({}, [6, 0]),
+            ({"max_concurrent": 20}, [6, 4]),
+            ({"max_concurrent": 20, "per_host": 3}, [3, 3]),
+            ({"gate": Gate(20)}, [10, 4]),
+        ):
+            before = [len(one.visits), len(two.visits)]
+            async with (
+                open_client(backend=backend, **options) as client,
+                trio.open_nursery() as nursery,
+            ):
+                for number in range(10):
+                    nursery.start_soon(client.get, f"{one.url}/{number}")
+                await wait_all_tasks_blocked()
+                for number in range(4):
+                    nursery.start_soon(client.get, f"{two.url}/{number}")
+                while client.statistics().gate.running < sum(expected):
+                    await trio.sleep(0.001)
+                await wait_all_tasks_blocked(0.02)
+                after = [len(one.visits), len(two.visits)]
+                assert [b - a for a, b in zip(before, after, strict=True)] == expected
+                nursery.cancel_scope.cancel()
+
+
+@both
 async def test_layers_of_ones_own(backend: BackendName) -> None:
     """A layer that is given is the one that is used; hedging spends the retries' budget."""
     layers: Any = {
@@ -607,6 +636,53 @@ async def test_cookie_jar(backend: BackendName) -> None:
     assert peer.visits[1].headers["cookie"] == "a=b"
 
 
+@both
+async def test_a_body_too_large_for_the_store(backend: BackendName) -> None:
+    """It is its caller's, whole, and is not kept: read as it comes, or before it is given."""
+    chunks = head_of(200, {"Transfer-Encoding": "chunked", "Cache-Control": "max-age=9"})
+    chunks += b"b\r\n" + b"x" * 11 + b"\r\n0\r\n\r\n"
+    store = http.MemoryStore(max_body_bytes=10)
+    async with (
+        open_peer({"*": raw(chunks, stays=True)}) as peer,
+        open_client(peer.url, backend=backend, cache=Cache(store)) as client,
+    ):
+        for number in range(2):
+            assert (await client.get("/")).content == b"x" * 11
+            async with client.stream("GET", "/streamed") as response:
+                assert await response.aread() == b"x" * 11
+            assert len(peer.visits) == 2 * (number + 1)
+        assert store.statistics().entries == 0
+
+
+@both
+@pytest.mark.parametrize("field", ["cache", "gate"])
+async def test_a_layer_of_another_client(backend: BackendName, field: str) -> None:
+    """Queue and cache belong to one client at a time."""
+    layers: dict[str, Any] = {"cache": Cache(), "gate": Gate()}
+    layer = {field: layers[field]}
+    async with open_client(backend=backend, **layer):
+        with pytest.raises(OptionError, match=field):
+            async with open_client(backend=backend, **layer):
+                pytest.fail("opened")
+    async with open_client(backend=backend, **layer) as client:
+        assert client.statistics().gate.running == 0
+
+
+@both
+@pytest.mark.parametrize("cookie", [b"a=\xc3\xa9", b"a=\xe9", b"\xe9=a"])
+async def test_a_cookie_that_cannot_be_sent(backend: BackendName, cookie: bytes) -> None:
+    """A server that sets one gets it back never, and all other calls as before."""
+    head = b"HTTP/1.1 200 OK\r\nSet-Cookie: good[0]=1\r\nSet-Cookie: " + cookie
+    paths = {"/set": raw(head + b"\r\nContent-Length: 0\r\n\r\n", stays=True)}
+    async with open_peer(paths) as peer, open_client(peer.url, backend=backend) as client:
+        await client.get("/set")
+        await client.get("/")
+        assert peer.visits[1].headers["cookie"] == "good[0]=1"
+        client.cookies.set("mine", "é")
+        with pytest.raises(OptionError, match="cookies"):
+            await client.get("/")
+
+
 async def test_public() -> None:
     """Every public name is there, and is documented."""
     for name in http.__all__:
@@ -697,9 +773,31 @@ async def test_an_interceptor_that_loses_a_response(backend: BackendName, ends: 
             for _ in range(3):
                 with trio.move_on_after(0.05 if ends == "is cancelled" else 5) as scope:
                     with pytest.raises((KeyError, TypeError)):
-                        await client.get("/")
+                        await client.post("/")  # its body is not read before
                 assert scope.cancelled_caught == (ends == "is cancelled")
             assert client.statistics().gate.running == 0
+
+
+@both
+async def test_raise_for_status_in_an_interceptor(backend: BackendName) -> None:
+    """A response knows its request there, whether it is from the network or the cache."""
+    module = module_of(backend)
+
+    async def strict(request: Any, call_next: Next) -> Any:
+        response = await call_next(request)
+        assert response.request is request
+        return response.raise_for_status()
+
+    paths = {"/": answer(b"x", 404, Cache_Control="max-age=9")}
+    async with (
+        open_peer(paths) as peer,
+        open_client(peer.url, backend=backend, interceptors=[strict]) as client,
+    ):
+        for _ in range(2):
+            with pytest.raises(module.HTTPStatusError, match="404"):
+                await client.get("/")
+        assert len(peer.visits) == 1
+        assert client.statistics().gate.running == 0
 
 
 @both

@@ -238,6 +238,26 @@ async def test_too_many_codings(backend: BackendName) -> None:
 
 
 @both
+@pytest.mark.parametrize("coding", ["none", "utf-8", "identity", "", "aws-chunked", "utf-8, none"])
+async def test_no_coding(backend: BackendName, coding: str) -> None:
+    """What is no coding leaves the body as it is, as in httpx."""
+    async with open_limited(backend, answer(TEXT, Content_Encoding=coding)) as client:
+        assert (await client.get("/")).content == TEXT
+
+
+@both
+@pytest.mark.parametrize("coding", ["utf-8, gzip", "gzip, none", "identity, GZIP, , utf-8, x, y"])
+async def test_a_coding_beside_none(backend: BackendName, coding: str) -> None:
+    """Beside such a one a real coding is taken off, and is bounded."""
+    packed = answer(PACKED["gzip"], Content_Encoding=coding)
+    async with open_limited(backend, packed) as client:
+        assert (await client.get("/")).content == TEXT
+    async with open_limited(backend, answer(b"no gzip", Content_Encoding=coding)) as client:
+        with pytest.raises(module_of(backend).DecodingError):
+            await client.get("/")
+
+
+@both
 async def test_foreign_coding(backend: BackendName) -> None:
     """A coding that nobody asked for is an error; asked for, it goes through, counted."""
     behaviour = answer(b"x" * 100, Content_Encoding="br")

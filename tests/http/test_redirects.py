@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http.cookiejar import CookieJar
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ import trio
 from trio_rt.http._backend import BackendName
 from trio_rt.http._backend import backend as module_of
 from trio_rt.http._layer import transport
+from trio_rt.http._open import open_client
 from trio_rt.http._redirects import Redirects
 
-from .peers import Peer, answer, both, certified, open_peer, redirect, trusting
+from .peers import Behaviour, Peer, answer, both, certified, open_peer, redirect, trusting
 
 SECRETS = {"X-Api-Key": "k", "Authorization": "a", "Proxy-Authorization": "p", "X-Other": "o"}
 PLAIN = {
@@ -156,3 +158,76 @@ async def test_plain_answers(backend: BackendName) -> None:
     async with open_three(backend) as (client, one, _):
         one.paths["/"] = answer(b"here")
         assert (await client.get(one.url + "/", headers=SECRETS)).text == "here"
+
+
+# Cookies
+
+
+def cookies_of(peer: Peer) -> list[tuple[str, str]]:
+    return [(visit.path, visit.headers.get("cookie", "")) for visit in peer.visits]
+
+
+@both
+async def test_log_in_over_two_sites(backend: BackendName) -> None:
+    """Each site gets its own cookies over the redirects, and nobody else's."""
+
+    def setting(cookie: str, location: str) -> Behaviour:
+        return answer(b"", 302, Location=location, Set_Cookie=cookie)
+
+    async with (
+        open_peer() as site,
+        open_peer() as log_in,
+        open_client(site.url, backend=backend, cache=False, follow_redirects=True) as client,
+    ):
+        there = f"http://localhost:{log_in.port}"  # cookies do not know ports
+        site.paths |= {
+            "/first": answer(b"", Set_Cookie="site=s; Path=/"),
+            "/": setting("way=w; Path=/", f"{there}/login"),
+            "/back": redirect("/home"),
+        }
+        log_in.paths |= {
+            "/login": setting("id=i; Path=/", "/ticket"),
+            "/ticket": redirect(f"{site.url}/back"),
+        }
+        await client.get("/first")
+        response = await client.get("/", cookies={"mine": "m"}, headers={"X-Api-Key": "k"})
+        assert response.url.path == "/home"
+    assert cookies_of(log_in) == [("/login", ""), ("/ticket", "id=i")]
+    assert cookies_of(site)[2:] == [("/back", "site=s; way=w"), ("/home", "site=s; way=w")]
+    for visit in (*log_in.visits, *site.visits[2:]):
+        assert not {"x-api-key", "mine"} & {*visit.headers, visit.headers.get("cookie", "")[:4]}
+
+
+@both
+async def test_cookies_that_stay(backend: BackendName) -> None:
+    """A `Cookie` header, a call's cookies, and a client's without a domain do not go along."""
+    async with open_peer() as site, open_peer() as other:
+        site.paths["*"] = redirect(f"http://localhost:{other.port}/")
+        async with open_client(
+            site.url, backend=backend, cookies={"all": "a"}, follow_redirects=True
+        ) as client:
+            await client.get("/", headers={"Cookie": "header=h"})
+            await client.get("/", cookies={"call": "c"})
+            client.cookies.set("one", "o", domain="127.0.0.1")
+            client.cookies.set("two", "t", domain="localhost.local")
+            await client.get("/")
+    assert [cookie for _, cookie in cookies_of(other)] == ["", "", "two=t"]
+    assert cookies_of(site)[2] == ("/", "all=a; one=o")
+
+
+@both
+async def test_a_jar_of_ones_own(backend: BackendName) -> None:
+    """A jar that is given is the client's; a plain client can give it to the layer."""
+    module, jar = module_of(backend), CookieJar()
+    stack = transport(Redirects(jar=jar), backend=backend)
+    async with open_peer() as site, open_peer() as other:
+        site.paths["/"] = redirect(f"http://localhost:{other.port}/set")
+        other.paths["/set"] = answer(b"", Set_Cookie="a=b; Path=/")
+        async with open_client(
+            site.url, backend=backend, cookies=jar, follow_redirects=True
+        ) as client:
+            await client.get("/")
+        assert [cookie.name for cookie in jar] == ["a"]
+        async with module.AsyncClient(transport=stack, cookies=jar, follow_redirects=True) as plain:
+            await plain.get(site.url)
+    assert [cookie for _, cookie in cookies_of(other)] == ["", "a=b"]

@@ -6,7 +6,8 @@ import email.utils
 import math
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -14,16 +15,18 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trio_rt._ambient import Ambient, replace_ambient
-from trio_rt.errors import CircuitOpen, QueueFull
+from trio_rt.errors import BodyTooLarge, CircuitOpen, QueueFull
 from trio_rt.http import _attempt
 from trio_rt.http._backend import BackendName, backend
 from trio_rt.http._budget import Budget
 from trio_rt.http._call import Call
-from trio_rt.http._layer import transport
+from trio_rt.http._client import Client
+from trio_rt.http._layer import Crew, transport
+from trio_rt.http._open import open_client
 from trio_rt.http._retry import Retry
 from trio_rt.http._stage import KEY, Progress, stage_of
 
-from .peers import Behaviour, Exchange, answer, head_of, open_peer
+from .peers import Behaviour, Exchange, Peer, answer, head_of, open_peer, raw, stall
 from .scripted import BACKENDS, Answer, Script, Streamed, request_of
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
@@ -441,3 +444,130 @@ async def test_the_connection(backend: BackendName, rest: Behaviour, connections
 
 def backend_module(name: BackendName) -> Any:
     return backend(name)
+
+
+# Bodies that break off
+
+CUT = head_of(200, {"Content-Length": "10"}) + b"part"
+CUT_CHUNKS = head_of(200, {"Transfer-Encoding": "chunked"}) + b"4\r\npart\r\n"
+
+
+def cut_first(count: int, data: bytes) -> Behaviour:
+    """`count` times `data` and the end, then a whole answer."""
+    left = iter(range(count))
+
+    async def behave(exchange: Exchange) -> bool:
+        behaviour = raw(data) if next(left, None) is not None else answer(b"whole")
+        return await behaviour(exchange)
+
+    return behave
+
+
+@asynccontextmanager
+async def open_cut(
+    backend: BackendName, count: int, data: bytes = CUT, **options: Any
+) -> AsyncIterator[tuple[Client, Peer]]:
+    options = {"retry": Retry(first_s=0), **options}
+    with trio.fail_after(10):
+        async with (
+            open_peer({"*": cut_first(count, data)}) as peer,
+            open_client(peer.url, backend=backend, **options) as client,
+        ):
+            yield client, peer
+            assert client.statistics().gate.running == 0
+
+
+@pytest.mark.parametrize("data", [CUT, CUT_CHUNKS])
+@pytest.mark.parametrize("follow", [False, True])
+@pytest.mark.parametrize("cache", [False, True])
+async def test_a_cut_body(backend: BackendName, data: bytes, follow: bool, cache: bool) -> None:
+    """A body that breaks off in a whole read is a try that failed."""
+    async with open_cut(backend, 2, data, cache=cache) as (client, peer):
+        response = await client.get("/", follow_redirects=follow)
+        assert (response.content, response.num_bytes_downloaded) == (b"whole", 5)
+        assert response.request.url.path == "/"
+        assert len(peer.visits) == 3
+        found = client.statistics().retry
+        assert found is not None
+        assert (found.tries, found.retried, found.given_up) == (3, 1, 0)
+        await client.post("/", content=b"x", idempotency_key="k")
+        assert len(peer.visits) == 4
+
+
+async def test_a_body_that_is_always_cut(backend: BackendName) -> None:
+    """The tries are as many as of other failures; the last error tells of the request."""
+    async with open_cut(backend, 99) as (client, peer):
+        with pytest.raises(backend_module(backend).RemoteProtocolError) as caught:
+            await client.get("/")
+        assert caught.value.request.url.path == "/"
+        assert caught.value.__notes__ == ["tried 3 times"]
+        assert len(peer.visits) == 3
+        with pytest.raises(backend_module(backend).RemoteProtocolError):
+            await client.get("/", retries=0)
+        assert len(peer.visits) == 4
+
+
+async def test_a_cut_body_is_paid_for(backend: BackendName) -> None:
+    """With nothing in the budget it is not asked for again."""
+    retry = Retry(first_s=0, budget=Budget(share=0, floor=1))
+    async with open_cut(backend, 99, retry=retry) as (client, peer):
+        for _ in range(3):
+            with pytest.raises(backend_module(backend).RemoteProtocolError):
+                await client.get("/")
+        assert len(peer.visits) == 4
+
+
+async def test_a_cut_body_that_may_not_be_asked_for_again(backend: BackendName) -> None:
+    """A POST is not repeated, nor what is read by a `stream()`, or had another error."""
+    error = backend_module(backend).RemoteProtocolError
+    async with open_cut(backend, 99, max_body_bytes=20) as (client, peer):
+        with pytest.raises(error):
+            await client.post("/", content=b"x")
+        with pytest.raises(error):
+            async with client.stream("GET", "/") as response:
+                await response.aread()
+        assert len(peer.visits) == 2
+        peer.paths["/large"] = answer(b"x" * 21)
+        peer.paths["/packed"] = answer(b"no gzip", Content_Encoding="gzip")
+        with pytest.raises(BodyTooLarge):
+            await client.get("/large")
+        with pytest.raises(backend_module(backend).DecodingError):
+            await client.get("/packed")
+        assert len(peer.visits) == 4
+
+
+async def test_cancelled_in_a_body(backend: BackendName) -> None:
+    """Cancelled while it reads: the connection is closed, and the slot free."""
+    paths = {"/": stall(CUT)}
+    with trio.fail_after(10):
+        async with open_peer(paths) as peer, open_client(peer.url, backend=backend) as client:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.get, "/")
+                while not peer.visits:
+                    await trio.sleep(0.001)
+                await wait_all_tasks_blocked(0.01)
+                nursery.cancel_scope.cancel()
+            assert client.statistics().gate.running == 0
+            await peer.wait_live(0)
+
+
+async def test_closed_in_the_backoff(backend: str, autojump_clock: MockClock) -> None:
+    """A transport that closes wakes what waits to try again: it raises ClosedResourceError."""
+    script = Script(backend, Answer(503))
+    retry = Retry(first_s=1000, cap_s=1000)
+    ended: list[float] = []
+
+    async def call() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await retry.intercept(request_of(backend), script)
+        ended.append(trio.current_time())
+
+    for _ in range(2):  # the layer opens again with another client
+        began = trio.current_time()
+        retry.opened(Crew())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            await trio.sleep(5)
+            await retry.closing()
+        assert ended.pop() == began + 5
+    assert len(script.requests) == 2

@@ -353,6 +353,45 @@ async def test_a_locked_file(tmp_path: Path) -> None:
         assert await bodies(store, "a") == {b"body"}
 
 
+@pytest.mark.parametrize("frees", [True, False])
+async def test_locked_when_it_is_opened(tmp_path: Path, frees: bool) -> None:
+    """Nobody waits for the lock: what is put is kept until it is free, or the store gives up."""
+    path = tmp_path / "cache"
+    async with opened(SqliteStore(path)) as store:
+        store.put("a", entry_of())
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    async with opened(SqliteStore(path)) as store:
+        assert await store.get("a") == []
+        store.put("b", entry_of())
+        assert await bodies(store, "b") == {b"body"}
+        if frees:
+            other.execute("ROLLBACK")
+        with trio.fail_after(10):
+            while store._file is None and not store.statistics().errors:
+                await trio.sleep(0.001)
+        assert store.statistics().errors == (not frees)
+        await written(store)
+        for key in "ab":
+            assert await bodies(store, key) == ({b"body"} if frees else set())
+    other.close()
+
+
+async def test_closed_while_it_is_locked(tmp_path: Path) -> None:
+    """Closing waits for the thread, and leaves no database open."""
+    path = tmp_path / "cache"
+    async with opened(SqliteStore(path)):
+        pass
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    async with opened(SqliteStore(path)) as store:
+        await trio.lowlevel.checkpoint()
+        other.execute("ROLLBACK")
+    other.close()
+    assert store._file is None
+    assert store._closed.is_set()
+
+
 @both
 async def test_through_a_client(backend: BackendName, tmp_path: Path) -> None:
     """A second client answers from what the first one fetched; many at once are one fetch."""

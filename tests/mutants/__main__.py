@@ -13,12 +13,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from .http import HTTP_MUTANTS
 from .sessions import SESSION_MUTANTS
 from .table import MUTANTS, Mutant
 
 ROOT: Final = Path(__file__).parents[2]
 
-ALL: Final = (*MUTANTS, *SESSION_MUTANTS)
+ALL: Final = (*MUTANTS, *SESSION_MUTANTS, *HTTP_MUTANTS)
 
 #: Real seconds for one run of tests. A mutant may well make them hang.
 LIMIT_S: Final = 120.0
@@ -98,7 +99,7 @@ def judge(tree: Path, mutant: Mutant) -> tuple[Verdict, str]:
 
 def _copy(tree: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__", ".*_cache")
-    for name in ("trio_rt", "tests"):
+    for name in ("trio_rt", "tests", "docs"):
         shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=ignored)
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tree / name)
@@ -109,8 +110,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("words", nargs="*", help="only mutants with one of these in their name")
     parser.add_argument("--sessions", action="store_true", help="only those of sessions")
+    parser.add_argument("--http", action="store_true", help="only those of the HTTP client")
     options = parser.parse_args()
-    words, mutants = options.words, SESSION_MUTANTS if options.sessions else ALL
+    words = options.words
+    mutants: Iterable[Mutant] = SESSION_MUTANTS if options.sessions else ALL
+    if options.http:
+        mutants = HTTP_MUTANTS
     chosen = [m for m in mutants if not words or any(word in m.name for word in words)]
     bad = 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:

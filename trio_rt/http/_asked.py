@@ -21,6 +21,7 @@ __all__ = [
     "decoded",
     "decoder",
     "encoded",
+    "reason",
     "redacted",
 ]
 
@@ -28,8 +29,11 @@ __all__ = [
 TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 #: RFC 9110, "Field Values": any of these may end the field for one reader and not for another.
 FORBIDDEN: Final = re.compile(r"[\r\n\0]")
-#: What stands before the host.
-USER: Final = re.compile(r"(//|:|^)[^/?#]*@")
+SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+#: What is no name that a resolver can be asked for.
+BAD_LABEL: Final = re.compile(rb"(^|\.)(\.|[^.]{64})")
+#: One of those, or one that has to be decoded first.
+ODD_LABEL: Final = re.compile(rb"(^|\.)(\.|[^.]{64}|xn--)")
 #: What stands in an error in the place of what may be a secret.
 HIDDEN: Final = "(hidden)"
 METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
@@ -97,18 +101,38 @@ def checked_url(module: Any, field: str, given: Any) -> httpx.URL:
     try:
         url: httpx.URL = module.URL(given)
     except module.InvalidURL as error:
-        raise OptionError(field, f"must be a URL ({error})", redacted(given)) from error
+        raise OptionError(field, f"must be a URL ({reason(error)})", redacted(given)) from None
+    except UnicodeError:
+        raise OptionError(field, "must be text that UTF-8 can encode", redacted(given)) from None
     scheme = url.scheme
     if scheme not in ("", "http", "https") or bool(scheme) != bool(url.raw_host):
         raise OptionError(field, "must be an http or https URL with a host", redacted(given))
     if (url.port or 1) > MAX_PORT:
         raise OptionError(field, f"must have a port up to {MAX_PORT}", redacted(given))
+    if ODD_LABEL.search(url.raw_host) and not _has_good_host(url):
+        raise OptionError(field, "must have a host that can be a name", redacted(given))
     return url
 
 
+def _has_good_host(url: httpx.URL) -> bool:
+    try:
+        decoded = url.host
+    except UnicodeError:
+        return False
+    return bool(decoded) and not BAD_LABEL.search(url.raw_host)
+
+
+def reason(error: Exception) -> str:
+    """What an `InvalidURL` says, without the part of the URL that it quotes."""
+    return re.split(r"[:,]| URL\(", str(error))[0]
+
+
 def redacted(url: object) -> str:
-    """Without user, password, query and fragment."""
-    return USER.sub(r"\1", re.split(r"[?#]", str(url))[0])
+    """Without user, password, query and fragment; they may have any characters."""
+    before, at, rest = str(url).rpartition("@")
+    scheme = SCHEME.match(before) if at else None
+    shown = re.split("[?#]", rest)[0]
+    return f"{scheme[0] if scheme else ''}{HIDDEN}@{shown}" if at else shown
 
 
 def encoded(value: Any) -> bytes:

@@ -14,13 +14,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from copy import copy
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import trio
 
 from ..errors import OptionError
-from ._asked import redacted
+from ._asked import checked_url, redacted
 from ._attempt import discard, is_replayable
 from ._layer import Layer, Next
 from ._origins import Origin, origin_of
@@ -63,8 +63,10 @@ class Authorize(Layer):
         *,
         origins: Iterable[str | httpx.URL] | None = None,
     ) -> None:
+        if not callable(fetch_token):
+            raise OptionError("fetch_token", "must be an async function", type(fetch_token))
         self._fetch_token = fetch_token
-        self._origins = None if origins is None else frozenset(map(_parsed, origins))
+        self._origins = None if origins is None else _origins(origins)
         self._value = ""
         #: The number of `_value`: how many were fetched before it, and it. Of 0 there is none.
         self._number = 0
@@ -151,8 +153,17 @@ def _checked(token: object) -> str:
     raise OptionError("fetch_token", "must return printable ASCII", type(token))
 
 
-def _parsed(origin: str | httpx.URL) -> Origin:
-    url = httpx.URL(origin)
+def _origins(given: Any) -> frozenset[Origin]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise OptionError("Authorize.origins", "must be several, as in a list", type(given))
+    return frozenset(map(_parsed, given))
+
+
+def _parsed(origin: Any) -> Origin:
+    # A URL of either backend has the same text.
+    url = checked_url(
+        httpx, "Authorize.origins", origin if isinstance(origin, str) else str(origin)
+    )
     if not url.scheme or not url.host or url.path != "/" or url.query or url.userinfo:
         rule = "must be like 'https://api.example.com'"
         raise OptionError("Authorize.origins", rule, redacted(origin))

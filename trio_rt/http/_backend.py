@@ -21,8 +21,7 @@ __all__ = ["BackendName", "backend", "backend_of"]
 BackendName: TypeAlias = Literal["httpx", "httpx2"]
 
 
-@cache
-def backend(name: BackendName) -> Any:
+def backend(name: str) -> Any:
     """The module `name`. ModuleNotFoundError where it is not installed."""
     if name not in get_args(BackendName):
         raise OptionError("backend", "must be 'httpx' or 'httpx2'", name)

@@ -33,6 +33,7 @@ from ._attempt import discard, shut
 from ._backend import backend_of
 from ._body import CLOSE_S
 from ._call import CacheMode, call_of
+from ._checks import check_flag, check_number
 from ._directives import NO_WISH, Wish, variant_of, wish_of
 from ._fetch import Cargo, Fetch, Parts, conditional, in_background, with_mode
 from ._flights import Flight
@@ -79,6 +80,9 @@ class CacheStatistics:
 class Cache(Layer):
     """Answers from `store` where RFC 9111 allows it. `MemoryStore()` without one.
 
+    How a response came is its `extensions["trio_rt.cache"]`: "hit", "stale",
+    "revalidated", "coalesced" or "miss".
+
     Private by default: for one user. `shared=True` obeys what is said to shared
     caches, and stores neither `Set-Cookie` nor, as a rule, what `Authorization` got.
 
@@ -104,14 +108,19 @@ class Cache(Layer):
     ) -> None:
         for field, value in (
             ("heuristic_s", heuristic_s),
-            ("stale_while_revalidate_s", stale_while_revalidate_s or 0.0),
-            ("stale_if_error_s", stale_if_error_s or 0.0),
+            (
+                "stale_while_revalidate_s",
+                0 if stale_while_revalidate_s is None else stale_while_revalidate_s,
+            ),
+            ("stale_if_error_s", 0 if stale_if_error_s is None else stale_if_error_s),
             ("follow_s", follow_s),
             ("refresh_s", refresh_s),
-            ("max_refreshes", max_refreshes),
         ):
-            if not isinstance(value, int | float) or math.isnan(value) or value < 0:
-                raise OptionError(field, "must be a number from 0", value)
+            check_number(field, value)
+        check_number("max_refreshes", max_refreshes, whole=True)
+        check_flag("shared", shared)
+        if store is not None and not hasattr(store, "peek"):
+            raise OptionError("store", "must be a Store", store)
         self.rules = Rules(
             shared=shared,
             heuristic_s=heuristic_s,

@@ -7,7 +7,6 @@ extensions on to the request that follows a redirect, so a call keeps them.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import attrs
@@ -15,6 +14,7 @@ import httpx
 
 from ..errors import OptionError
 from ..message import Priority
+from ._checks import check_number
 
 __all__ = ["CacheMode", "Call", "call_of"]
 
@@ -51,19 +51,13 @@ class Call:
 
     @retries.validator
     def _is_count(self, _: object, value: object) -> None:
-        if value is None:
-            return
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise OptionError("retries", "must be a whole number from 0", value)
+        if value is not None:
+            check_number("retries", value, whole=True, finite=True)
 
     @timeout_s.validator
     def _is_duration(self, _: object, value: object) -> None:
-        if value is None:
-            return
-        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-            raise OptionError("timeout_s", "must be a number of seconds above 0", value)
-        if math.isnan(value):
-            raise OptionError("timeout_s", "must be a number of seconds above 0", value)
+        if value is not None:
+            check_number("timeout_s", value, above=True)
 
     @idempotency_key.validator
     def _is_token(self, _: object, value: object) -> None:

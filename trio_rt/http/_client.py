@@ -20,6 +20,7 @@ import trio
 from ..errors import OptionError
 from ..message import Priority
 from ._asked import (
+    HIDDEN,
     checked_headers,
     checked_method,
     checked_url,
@@ -33,7 +34,9 @@ from ._breaker import BreakerStatistics
 from ._cache import CacheStatistics
 from ._call import KEY as CALL
 from ._call import CacheMode, Call
+from ._checks import check_flag
 from ._gate_books import GateStatistics
+from ._given import check_auth, check_body, checked_cookies, checked_params
 from ._hedge import HedgeStatistics
 from ._layer import Layer
 from ._retry import RetryStatistics
@@ -248,30 +251,46 @@ class Client:
             url = self._base + url[1:]
         parsed = checked_url(module, "url", url)
         pairs = None if headers is None else checked_headers(headers)
+        if params is not None:
+            params = checked_params(module, params)
+        if cookies is not None:
+            cookies = checked_cookies(module, cookies)
         if json is not None:
             if content is not None or data is not None or files is not None:
                 raise OptionError("json", "must not come with content, data or files", json)
             content = encoded(json)
             pairs = _as_json(pairs or [])
+        elif content is not None or data is not None or files is not None:
+            check_body(content, data, files)
         if not parsed.scheme and not self._http.base_url.scheme:
             raise OptionError("url", "must be a whole URL: there is no base_url", redacted(url))
-        return self._http.build_request(  # type: ignore[no-any-return]
-            checked_method(method),
-            parsed,
-            params=params,
-            headers=pairs,
-            data=data,
-            files=files,
-            content=content,
-            cookies=cookies,
-            extensions=_extensions(call, is_bounded),
-        )
+        try:
+            return self._http.build_request(  # type: ignore[no-any-return]
+                checked_method(method),
+                parsed,
+                params=params,
+                headers=pairs,
+                data=data,
+                files=files,
+                content=content,
+                cookies=cookies,
+                extensions=_extensions(call, is_bounded),
+            )
+        except (TypeError, UnicodeError):
+            if data is not None or files is not None:
+                rule = "must be what httpx can put into a form"
+                raise OptionError("data", rule, HIDDEN) from None
+            raise OptionError("cookies", "must be such that httpx can send them", HIDDEN) from None
 
     def _send(
         self, request: Any, auth: Any, follow: bool | None, *, stream: bool = False
     ) -> Awaitable[Any]:
         if self._closed:
             raise trio.ClosedResourceError("the HTTP client is closed")
+        if auth is not ...:
+            check_auth(self._module, auth)
+        if follow is not None:
+            check_flag("follow_redirects", follow)
         if (
             not stream
             and auth is ...

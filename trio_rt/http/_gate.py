@@ -29,11 +29,11 @@ import trio
 from .._waker import Waker
 from ..errors import OptionError, QueueFull
 from ..message import Priority
-from ..options import check_number
 from ._adaptive import AdaptiveLimit
 from ._backend import backend_of
 from ._body import when_closed
 from ._call import call_of
+from ._checks import check_flag, check_kind, check_number
 from ._gate_books import Book, GateStatistics, PriorityStatistics
 from ._layer import Crew, Layer, Next
 from ._stage import set_stage
@@ -110,9 +110,8 @@ _PATIENCE: Final = Patience()
 class Gate(Layer):
     """Lets `max_concurrent` calls through at once, the most urgent first.
 
-    `per_host` bounds each host and port besides. It has no bound of its own by
-    default: with six slots it would change nothing, and who sets more slots for one
-    server would get six of them without a word. Set it where hosts are many.
+    `per_host` bounds each host and port besides; `open_client()` sets it to 6 unless it
+    is given a gate, and a gate of one's own has no such bound by default.
     `reserve` slots of the above are for CRITICAL alone, so that slow calls of
     others cannot hold it up. `patience` is the order of the rest, `rate_per_s` how
     many may start in a second.
@@ -141,6 +140,9 @@ class Gate(Layer):
         priority_header: bool = False,
         close_grace_s: float = 5.0,
     ) -> None:
+        check_kind("patience", patience, Patience)
+        check_flag("adaptive", adaptive)
+        check_flag("priority_header", priority_header)
         check_number("per_host", per_host, least=1, whole=True)
         check_number("reserve", reserve, whole=True, finite=True)
         check_number("max_waiting", max_waiting, whole=True)
@@ -314,12 +316,12 @@ class Gate(Layer):
         self._turns.limit = limit
         self._serve()
 
-    def _serve(self) -> None:
-        """Start whoever may."""
+    def _serve(self) -> float:
+        """Start whoever may, and return the time at which that was looked at."""
         turns = self._turns
-        if not turns.waiting:
-            return
         now = self._clock()
+        if not turns.waiting:
+            return now
         while (turn := turns.next(now)) is not None:
             book = self._books[turn.priority]
             book.started += 1
@@ -327,6 +329,7 @@ class Gate(Layer):
             self._dismiss(turn, None)
         if self._pacer is not None and turns.wake_at(now) < self._pacer_wakes_at:
             self._pacer.wake()
+        return now
 
     def _dismiss(self, turn: Turn, error: Exception | None) -> None:
         """It waits no longer."""
@@ -338,9 +341,9 @@ class Gate(Layer):
     async def _pace(self, pacer: Waker) -> None:
         """A task: starts what only the rate holds up."""
         while True:
-            self._pacer_wakes_at = self._turns.wake_at(self._clock())
+            # Of the same moment: what is due an instant later is yet to be waited for.
+            self._pacer_wakes_at = self._turns.wake_at(self._serve())
             await pacer.wait(self._pacer_wakes_at)
-            self._serve()
 
 
 def _check_limit(most: object, adaptive: bool) -> None:

@@ -23,10 +23,11 @@ import trio
 
 from ..errors import OptionError
 from ._attempt import shut
-from ._backend import BackendName, backend
+from ._backend import BackendName
+from ._backend import backend as module_of
 from ._pool import open_pool
 
-__all__ = ["Crew", "Intercept", "Layer", "Next", "transport"]
+__all__ = ["Crew", "Intercept", "Layer", "Next", "is_layer", "transport"]
 
 Next: TypeAlias = Callable[[httpx.Request], Awaitable[httpx.Response]]
 Intercept: TypeAlias = Callable[[httpx.Request, Next], Awaitable[httpx.Response]]
@@ -93,12 +94,19 @@ def transport(
     safe to cancel; for one of the backend's own that takes a `SafeConnect()` as the
     last layer. Use the client by `async with`: layers may have tasks.
     """
-    return _stack_class(backend)(layers, pool)  # type: ignore[no-any-return]
+    for layer in layers:
+        if not is_layer(layer):
+            raise OptionError("layers", "must be layers or async functions", layer)
+    return _stack_class(module_of(backend))(layers, pool)  # type: ignore[no-any-return]
+
+
+def is_layer(given: object) -> bool:
+    """A class is callable, too, but was meant to be made first."""
+    return isinstance(given, Layer) or (callable(given) and not isinstance(given, type))
 
 
 @cache
-def _stack_class(name: BackendName) -> Any:
-    module = backend(name)
+def _stack_class(module: Any) -> Any:
     base: Any = module.AsyncBaseTransport
 
     class Stack(base):  # type: ignore[misc]
@@ -106,6 +114,7 @@ def _stack_class(name: BackendName) -> Any:
             if pool is None:
                 pool = open_pool(module)
             if not isinstance(pool, base):
+                name = module.__name__
                 raise OptionError("pool", f"must be an AsyncBaseTransport of {name}", pool)
             self._pool = pool
             self._layers = [layer for layer in layers if isinstance(layer, Layer)]
@@ -178,6 +187,7 @@ class _Guard:
 
         async def noted(request: httpx.Request) -> httpx.Response:
             response = await call_next(request)
+            response.request = request  # without it `raise_for_status` cannot be called
             got.append(response)
             return response
 

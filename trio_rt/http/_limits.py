@@ -16,14 +16,17 @@ import httpx
 import trio
 
 from ..errors import BodyTooLarge
-from ..options import check_number
 from ._backend import backend_of
 from ._body import CLOSE_S
+from ._checks import check_number
 from ._layer import Layer, Next
 from ._stage import KEY
 from ._unpack import PACKINGS, Unpacker
 
 __all__ = ["BodyLimit"]
+
+#: What httpx unpacks, where it can. Others, "utf-8" or "none", are a server's mistake.
+CODINGS: Final = PACKINGS | {"br", "zstd"}
 
 #: Nobody has a use for more; a chain of them is an attack.
 MAX_CODINGS: Final = 2
@@ -50,8 +53,9 @@ class BodyLimit(Layer):
 
     Past it the read raises `BodyTooLarge`; at once where `Content-Length` says so.
     A packed body that is broken or cut is the backend's `DecodingError`, and so is
-    a coding other than gzip and deflate. One that the request's own `Accept-Encoding`
-    names goes through as it is, and only its packed bytes are counted.
+    brotli or zstd. One that the request's own `Accept-Encoding` names goes through as
+    it is, and only its packed bytes are counted. A coding that httpx does not know
+    stands for none.
     """
 
     def __init__(self, max_body_bytes: float = MAX_BODY_BYTES) -> None:
@@ -101,7 +105,7 @@ class BodyLimit(Layer):
 
     def _codings(self, request: httpx.Request, packed: str) -> Sequence[str]:
         codings = [coding.strip().lower() for coding in packed.split(",")]
-        codings = [coding for coding in codings if coding not in ("", "identity")]
+        codings = [coding for coding in codings if coding in CODINGS]
         if len(codings) > MAX_CODINGS:
             raise BodyTooLarge("has more codings than", MAX_CODINGS)
         if PACKINGS.issuperset(codings):

@@ -175,7 +175,7 @@ def network_of(core: Any) -> Any:
                     opened = await trio.open_tcp_stream(host, port, local_address=local_address)
             except trio.TooSlowError as error:
                 raise core.ConnectTimeout from error
-            except OSError as error:
+            except (OSError, UnicodeError) as error:  # a name that cannot be
                 raise core.ConnectError(_text(error)) from error
             stream = direct_stream(opened)
             _connected(stream)

@@ -11,16 +11,17 @@ from typing import Any, Final
 import httpx
 
 from ..errors import OptionError
-from ..options import check_number
 from . import _backend
 from ._asked import checked_headers, checked_url, redacted
 from ._backend import BackendName
 from ._breaker import Breaker
 from ._cache import Cache
+from ._checks import check_flag, check_number
 from ._client import Client
 from ._gate import Gate
+from ._given import check_auth, checked_params, jar_of
 from ._hedge import Hedge
-from ._layer import Intercept, Layer, transport
+from ._layer import Intercept, Layer, is_layer, transport
 from ._limits import MAX_BODY_BYTES, BodyLimit
 from ._pool import KEEP_ALIVE_S, open_pool
 from ._redirects import Redirects
@@ -50,6 +51,7 @@ async def open_client(
     interceptors: Iterable[Layer | Intercept] = (),
     gate: Gate | None = None,
     max_concurrent: float = 6,
+    per_host: float = 6,
     timeout_s: float = 10.0,
     deadline_header: str | None = None,
     connect_timeout_s: float = 5.0,
@@ -69,8 +71,11 @@ async def open_client(
     The layers, outermost first: redirects (headers stripped), `interceptors`,
     `timeout_s`, `cache`, `retry`, `breaker`, `hedge`, `gate`, the bound of bodies; and
     a pool that is safe to cancel. True is such a layer with its defaults, False is none; give one to
-    set its options. A `gate` takes the place of `max_concurrent`. A layer belongs to
-    one client.
+    set its options. A layer belongs to one client.
+
+    At most `max_concurrent` calls run at once, and of them at most `per_host` to one host
+    and port: who raises the first for many hosts stays polite to each, and who has
+    one host raises both. A `gate` takes the place of the two.
 
     `interceptors` are called for each request that goes out, so for each redirect,
     with its own URL; `timeout_s` is for all of a call, them included, unless it is a
@@ -92,6 +97,9 @@ async def open_client(
     check_number("read_timeout_s", read_timeout_s, above=True)
     check_number("keep_alive_s", keep_alive_s)
     check_number("max_redirects", max_redirects, whole=True, finite=True)
+    check_flag("follow_redirects", follow_redirects)
+    check_flag("insecure_redirects", insecure_redirects)
+    check_auth(module, auth)
     if ssl_context is not None and not isinstance(ssl_context, ssl.SSLContext):
         raise OptionError("ssl_context", "must be an ssl.SSLContext", ssl_context)
     tries = _chosen(Retry, "retry", retry)
@@ -102,12 +110,13 @@ async def open_client(
         retry=tries,
         breaker=_chosen(Breaker, "breaker", breaker),
         hedge=_chosen(Hedge, "hedge", hedge),
-        gate=_gate(gate, max_concurrent),
+        gate=_gate(gate, max_concurrent, per_host),
     )
     timeout = Timeout(timeout_s, deadline_header=deadline_header)
+    jar = jar_of(module, cookies)
     stack = transport(
-        Redirects(insecure=insecure_redirects),
-        *map(_interceptor, interceptors),
+        Redirects(insecure=insecure_redirects, jar=jar),
+        *_interceptors(interceptors),
         timeout,
         *layers.values(),
         BodyLimit(max_body_bytes),
@@ -119,8 +128,8 @@ async def open_client(
         transport=stack,
         base_url=_base(module, base_url),
         headers=_defaults(headers),
-        params=params,
-        cookies=cookies,
+        params=None if params is None else checked_params(module, params),
+        cookies=jar,
         auth=auth,
         follow_redirects=follow_redirects,
         max_redirects=max_redirects,
@@ -137,10 +146,11 @@ async def open_client(
             client._closed = True
 
 
-def _interceptor(given: Layer | Intercept) -> Layer | Intercept:
-    if not isinstance(given, Layer) and not callable(given):
+def _interceptors(given: Any) -> list[Layer | Intercept]:
+    found: list[Any] = list(given) if isinstance(given, Iterable) else [None]
+    if not all(map(is_layer, found)):
         raise OptionError("interceptors", "must be layers or async functions", given)
-    return given
+    return found
 
 
 def _present(**layers: Layer | None) -> dict[str, Layer]:
@@ -155,9 +165,9 @@ def _chosen(kind: type[Any], name: str, choice: Any) -> Any:
     return kind() if choice else None
 
 
-def _gate(gate: Gate | None, max_concurrent: float) -> Gate:
+def _gate(gate: Gate | None, max_concurrent: float, per_host: float) -> Gate:
     if gate is None:
-        return Gate(max_concurrent)
+        return Gate(max_concurrent, per_host=per_host)
     if not isinstance(gate, Gate):
         raise OptionError("gate", "must be a Gate", gate)
     return gate

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
+from ..errors import OptionError
 from ._body import when_closed
 from ._layer import Layer, Next
 
@@ -40,6 +41,8 @@ class Traced(Layer):
         except ModuleNotFoundError as error:
             error.add_note("pip install trio-rt[otel]")
             raise
+        if tracer_provider is not None and not hasattr(tracer_provider, "get_tracer"):
+            raise OptionError("tracer_provider", "must be a TracerProvider", tracer_provider)
         self._kind = self._trace.SpanKind.CLIENT
         self._tracer = self._trace.get_tracer("trio_rt.http", tracer_provider=tracer_provider)
 

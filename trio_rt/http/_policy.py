@@ -20,8 +20,9 @@ from typing import Final, Literal, TypeAlias
 import attrs
 
 from ..errors import OptionError
-from ..options import Reconnect, check_number
+from ..options import Reconnect
 from ..protocol.backoff import Uniform, delays
+from ._checks import check_number
 
 __all__ = ["IDEMPOTENT", "STATUSES", "Failure", "Policy", "may_repeat"]
 
@@ -40,7 +41,10 @@ def may_repeat(method: str, *, has_key: bool, replayable: bool) -> bool:
 
 
 def _set(statuses: Iterable[int]) -> frozenset[int]:
-    return frozenset(statuses)
+    try:
+        return frozenset(statuses)
+    except TypeError:  # not iterable, or what is in it not hashable
+        raise OptionError("Retry.statuses", "must be statuses from 400 to 599", statuses) from None
 
 
 @attrs.frozen(kw_only=True)

@@ -11,13 +11,15 @@ import importlib
 import ssl
 from collections.abc import AsyncIterator
 from functools import cache
+from inspect import isasyncgen
 from typing import Any, Final
 
 import httpx
 import trio
 
 from ..errors import OptionError
-from ._body import body_class
+from ._asked import reason
+from ._body import CLOSE_S, body_class
 from ._network import Attempt, attempt, network_of
 
 __all__ = ["KEEP_ALIVE_S", "open_pool"]
@@ -55,6 +57,13 @@ def _connections(core: Any, module: Any, given: Any, options: dict[str, Any]) ->
     if given is None:
         return core.AsyncConnectionPool(**options)
     proxy = _proxy(module, given)
+    try:
+        return _proxied(core, proxy, options)
+    except RuntimeError as error:  # no socksio, or a context for a proxy without TLS
+        raise OptionError("proxy", f"must be one that can be used ({error})", proxy.url) from error
+
+
+def _proxied(core: Any, proxy: Any, options: dict[str, Any]) -> Any:
     url = _url(core, proxy.url)
     if proxy.url.scheme in ("socks5", "socks5h"):
         return _noting(core.AsyncSOCKSProxy)(proxy_url=url, proxy_auth=proxy.raw_auth, **options)
@@ -74,7 +83,8 @@ def _proxy(module: Any, given: Any) -> Any:
         rule = f"must be a str, or a URL or Proxy of {module.__name__}"
         raise OptionError("proxy", rule, type(given)) from None
     except (ValueError, module.InvalidURL) as error:
-        raise OptionError("proxy", f"must be the URL of a proxy ({error})", type(given)) from error
+        rule = f"must be the URL of a proxy ({reason(error)})"
+        raise OptionError("proxy", rule, type(given)) from None
     if not proxy.url.host:
         raise OptionError("proxy", "must name a host", proxy.url)
     return proxy
@@ -128,6 +138,54 @@ class _Parts:
             raise known from error
 
 
+class _Whole:
+    """A request's body that is in memory. Not a generator: those need to be closed."""
+
+    __slots__ = ("data", "left")
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.left = b""
+
+    def __aiter__(self) -> _Whole:
+        self.left = self.data
+        return self
+
+    async def __anext__(self) -> bytes:
+        data, self.left = self.left, b""
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+
+class _Streamed:
+    """A request's body in parts. What makes them may stand at a `yield` when the call is over."""
+
+    __slots__ = ("parts", "stream")
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.parts: Any = None
+
+    def __aiter__(self) -> Any:
+        self.parts = self.stream.__aiter__()
+        return self.parts
+
+    async def aclose(self) -> None:
+        """The generator of httpx, and the caller's own inside of it. Raises nothing."""
+        if self.parts is None:
+            return
+        with trio.CancelScope(  # noqa: ASYNC912
+            shield=True, deadline=trio.current_time() + CLOSE_S
+        ):
+            for each in (self.parts, getattr(self.stream, "_stream", None)):
+                if isasyncgen(each):
+                    try:
+                        await each.aclose()
+                    except Exception:
+                        pass
+
+
 class _Kinds:
     """The classes of a backend's errors, by those of its core: they have the same names."""
 
@@ -168,11 +226,17 @@ def _pool_class(module: Any) -> Any:
             """Cancelled: no socket is left, and no connection that the pool cannot use."""
             # A call cancelled before may not enter: a proxied connection would be left.
             await trio.lowlevel.checkpoint_if_cancelled()
+            stream: Any = request.stream
+            content: Any = (
+                _Whole(b"".join(stream))
+                if isinstance(stream, module.ByteStream)
+                else _Streamed(stream)
+            )
             asked = core.Request(
                 method=request.method,
                 url=_url(core, request.url),
                 headers=request.headers.raw,
-                content=request.stream,
+                content=content,
                 extensions=request.extensions,
             )
             own = Attempt()
@@ -190,6 +254,8 @@ def _pool_class(module: Any) -> Any:
                 raise known from error
             finally:
                 attempt.reset(mark)
+                if isinstance(content, _Streamed):
+                    await content.aclose()
             response: httpx.Response = module.Response(
                 found.status,
                 headers=found.headers,

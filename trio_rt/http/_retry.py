@@ -3,6 +3,9 @@
 stamina and tenacity would bring a loop of this length, but not its budget, its
 deadlines or the closing of responses, which are the work here.
 
+A body that is to be read whole is read here, for only here can the call begin again;
+above, it looks like one that is yet to come. Its slot is free when it has been read.
+
 It belongs outside of the gate: a call that waits to be tried again holds no slot.
 The response that is not wanted is closed before that wait.
 """
@@ -10,18 +13,21 @@ The response that is not wanted is closed before that wait.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import attrs
 import httpx
 import trio
 
 from .._ambient import ambient
-from ._attempt import advice_s, discard, failure_of, is_replayable
+from ._attempt import advice_s, discard, failure_of, is_replayable, shut
+from ._backend import backend_of
 from ._budget import Budget
 from ._call import Call, call_of
-from ._layer import Layer, Next
+from ._checks import check_kind
+from ._layer import Crew, Layer, Next
 from ._policy import STATUSES, Failure, Policy, may_repeat
-from ._stage import set_stage
+from ._stage import KEY, set_stage
 
 __all__ = ["Retry", "RetryStatistics"]
 
@@ -43,6 +49,31 @@ class RetryStatistics:
     budget_left: float
 
 
+def _is_repeatable(request: httpx.Request) -> bool:
+    has_key = call_of(request).idempotency_key is not None
+    return may_repeat(request.method, has_key=has_key, replayable=is_replayable(request))
+
+
+def _is_whole(request: httpx.Request) -> bool:
+    """Whether its body will be read to its end in any case, and is worth another try."""
+    progress: Any = request.extensions.get(KEY)
+    return progress is not None and progress.is_bounded and _is_repeatable(request)
+
+
+async def _receive(request: httpx.Request, response: httpx.Response) -> None:
+    """Have the body in memory. Failed or cancelled, the response is closed."""
+    stream: Any = response.stream
+    try:
+        parts = []
+        async for part in stream:
+            parts.append(part)  # noqa: PERF401 - a comprehension has a frame of its own
+        await stream.aclose()
+    except BaseException:
+        await shut(response)  # noqa: ASYNC102
+        raise
+    response.stream = backend_of(request).ByteStream(b"".join(parts))
+
+
 class _Trials:
     """A call that has failed at least once."""
 
@@ -51,11 +82,7 @@ class _Trials:
     def __init__(self, policy: Policy, request: httpx.Request, call: Call) -> None:
         self.count = 0
         self.most = 1 + (policy.retries if call.retries is None else call.retries)
-        self.repeatable = may_repeat(
-            request.method,
-            has_key=call.idempotency_key is not None,
-            replayable=is_replayable(request),
-        )
+        self.repeatable = _is_repeatable(request)
         self.delays: Iterator[float] = policy.delays(ambient().random)
 
 
@@ -69,7 +96,9 @@ class Retry(Layer):
     a `Budget()` of its own.
 
     What may not happen twice is repeated only where no connection was made.
-    `statuses` are the answers that are tried again. In the end the last response is
+    `statuses` are the answers that are tried again. So is one whose body breaks off, where
+    a `Client` reads it whole: it is read here then. A `stream()` is its reader's, and a
+    plain `httpx.AsyncClient` does not say which it is. In the end the last response is
     returned, or the last error raised, with a note of the number of tries.
 
     Cancelled while it waits: nothing is left over.
@@ -92,9 +121,21 @@ class Retry(Layer):
             max_retry_after_s=max_retry_after_s,
             statuses=statuses,
         )
+        if budget is not None:
+            check_kind("Retry.budget", budget, Budget)
         self._statuses = self._policy.statuses
         self.budget = Budget() if budget is None else budget
+        #: Nothing is tried again any more.
+        self._over = trio.Event()
         self._calls = self._tries = self._retried = self._given_up = self._unaffordable = 0
+
+    def opened(self, crew: Crew) -> None:
+        self._over = trio.Event()
+
+    async def closing(self) -> None:
+        """Wake what waits to be tried again: it raises `trio.ClosedResourceError`."""
+        self._over.set()
+        await trio.lowlevel.checkpoint()
 
     async def intercept(self, request: httpx.Request, call_next: Next) -> httpx.Response:
         call = call_of(request)
@@ -107,6 +148,10 @@ class Retry(Layer):
             self._tries += 1
             try:
                 response = await call_next(request)
+                if response.status_code not in self._statuses:
+                    if _is_whole(request) and not response.is_closed:
+                        await _receive(request, response)
+                    return response
             except Exception as error:
                 trials = trials or _Trials(self._policy, request, call)
                 wait_s = self._wait_s(trials, failure_of(request, error), None)
@@ -115,15 +160,15 @@ class Retry(Layer):
                         error.add_note(f"tried {trials.count} times")
                     raise
             else:
-                if response.status_code not in self._statuses:
-                    return response
                 trials = trials or _Trials(self._policy, request, call)
                 wait_s = self._wait_s(trials, "broken", advice_s(response))
                 if wait_s is None:
                     return response
                 await discard(response)
             set_stage(request, "backoff")
-            await trio.sleep(wait_s)
+            with trio.move_on_after(wait_s):
+                await self._over.wait()
+                raise trio.ClosedResourceError("the HTTP client was closed")
             set_stage(request, "answer")
 
     def _wait_s(

@@ -48,6 +48,8 @@ PRAGMA user_version = {_VERSION};
 
 #: For a lock of another process; a write of ours is done within milliseconds.
 _BUSY_S: Final = 1.0
+#: Two processes that begin the same file at once can be refused without any wait.
+_TRIES: Final = 3
 #: What is put beyond this is dropped: the disk is too slow for it.
 _MOST_UNWRITTEN_BYTES: Final = 32 << 20
 #: So many uses are written down even if nothing is stored.
@@ -86,8 +88,10 @@ def _check_is_ours(path: Path) -> None:
 class _File:
     """The two connections. All of it blocks, and runs in threads."""
 
-    def __init__(self, path: Path, max_bytes: int) -> None:
+    def __init__(self, path: Path, max_bytes: int, busy_s: float) -> None:
+        """Waits up to `busy_s` for the lock of another process."""
         self._path = path
+        self._busy_s = busy_s
         self._max_bytes = max_bytes
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Entry).decode
@@ -101,10 +105,12 @@ class _File:
             self.set_aside()
             self._writer = self._open()
         self._reader = self._connect()
+        for connection in (self._reader, self._writer):
+            connection.execute(f"PRAGMA busy_timeout = {int(_BUSY_S * 1000)}")
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+            self._path, timeout=self._busy_s, isolation_level=None, check_same_thread=False
         )
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
@@ -202,11 +208,15 @@ class SqliteStore:
         max_body_bytes: int = 4 << 20,
     ) -> None:
         check_sizes(max_bytes, max_body_bytes)
+        if not isinstance(path, str | os.PathLike) or "\0" in os.fspath(path):
+            raise OptionError("path", "must be a path", path)
         self.path = Path(path)
         _check_is_ours(self.path)
         self.max_bytes = max_bytes
         self.max_body_bytes = max_body_bytes
         self._file: _File | None = None
+        #: Between `opened` and the end: what is put will be written.
+        self._takes = False
         self._reading = trio.CapacityLimiter(1)
         self._writing = trio.CapacityLimiter(1)
         self._unwritten: dict[str, _Pending] = {}
@@ -219,17 +229,48 @@ class SqliteStore:
         self._closed = trio.Event()
 
     def opened(self, crew: Crew) -> None:
-        """Open the file, at once. Where that fails there is no store, and `errors` counts it."""
+        """Open the file. Where that fails there is no store, and `errors` counts it.
+
+        While another process has it locked, a thread waits for that: until then what is
+        put is kept in memory, and what is in the file is not there.
+        """
         self._closing = self._broken = False
+        self._takes = True
         self._closed = trio.Event()
         try:
-            self._file = _File(self.path, self.max_bytes)
+            self._file = _File(self.path, self.max_bytes, 0)
+        except sqlite3.OperationalError:
+            crew.start(self._open_late)
         except (sqlite3.Error, OSError):
-            self._errors += 1
-            self._closed.set()
-            return
-        self._note(self._file)
-        crew.start(self._keep_writing, self._file)
+            self._give_up()
+        else:
+            self._note(self._file)
+            crew.start(self._keep_writing, self._file)
+
+    async def _open_late(self) -> None:
+        for _ in range(_TRIES):
+            try:
+                file = await trio.to_thread.run_sync(
+                    _File, self.path, self.max_bytes, _BUSY_S, limiter=self._writing
+                )
+            except sqlite3.OperationalError:
+                if self._closing:
+                    break
+            except (sqlite3.Error, OSError, OptionError):
+                break
+            else:
+                self._file = file
+                self._note(file)
+                await self._keep_writing(file)
+                return
+        self._give_up()
+
+    def _give_up(self) -> None:
+        self._errors += 1
+        self._takes = False
+        self._unwritten.clear()
+        self._unwritten_bytes = 0
+        self._closed.set()
 
     async def closing(self) -> None:
         """Write what was put, within 2 s, and close the file."""
@@ -272,13 +313,13 @@ class SqliteStore:
         if self._unwritten_bytes + size > _MOST_UNWRITTEN_BYTES:
             self._errors += 1
             self.delete(key)  # what is there is older
-        elif self._file is not None:
+        elif self._takes:
             self._unwritten_bytes += size
             self._unwritten.setdefault(key, _Pending()).entries[entry.variant] = entry
             self._work.set()
 
     def delete(self, key: str) -> None:
-        if self._file is not None:
+        if self._takes:
             pending = self._unwritten[key] = _Pending()
             pending.deleted = True
             self._work.set()
@@ -297,6 +338,7 @@ class SqliteStore:
                     await self._work.wait()
         finally:
             self._file = None
+            self._takes = False
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(self._close, file, limiter=self._reading)
             self._closed.set()

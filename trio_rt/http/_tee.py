@@ -27,19 +27,22 @@ class Sink(Protocol):
 
 
 def tee(request: httpx.Request, response: httpx.Response, most_bytes: int, sink: Sink) -> None:
-    """Let `sink` have the raw body of `response`, an answer to `request`, as it is read."""
+    """Let `sink` have the raw body of `response`, an answer to `request`, as it is read.
+
+    At once, where it is in memory already.
+    """
     module = backend_of(request)
     stream: Any = response.stream
-    if not response.is_closed:
-        response.stream = _tee_class(module)(stream, most_bytes, sink)
-    elif not isinstance(stream, module.ByteStream):
-        sink.cut(failed=True)  # read by an inner layer: its raw bytes are gone
-    else:  # made in memory: nobody will read it again
+    if isinstance(stream, module.ByteStream):  # in memory
         body = b"".join(stream)
         if len(body) > most_bytes:
             sink.too_large()
         else:
             sink.whole(body)
+    elif response.is_closed:
+        sink.cut(failed=True)  # read by an inner layer: its raw bytes are gone
+    else:
+        response.stream = _tee_class(module)(stream, most_bytes, sink)
 
 
 @cache

@@ -25,7 +25,7 @@ that is up to the slots, and to how much comes that is CRITICAL.)
 - `reserve` slots, of all and of each host's, are for CRITICAL alone; one at
   least is left to the others.
 - The rate is a window that slides: at most n starts in any n / `rate_per_s`
-  seconds, n being its whole part, or 1. CRITICAL ones too: it is a rule of the
+  seconds, n being its whole part, from 1 to 10,000. CRITICAL ones too: it is a rule of the
   server's, and urgency is no excuse.
 - Too many wait: the last to come of the lowest priority goes. That is the
   newcomer, unless it is more urgent than some.
@@ -44,6 +44,9 @@ __all__ = ["Turn", "Turns"]
 
 #: Fewer dead items than this are not worth a compaction.
 FEW: Final = 16
+
+#: So many starts are remembered at most.
+MOST_STARTS: Final = 10_000
 
 _CRITICAL: Final = Priority.CRITICAL
 
@@ -133,7 +136,7 @@ class Turns:
         self.running_of = [0 for _ in Priority]
         self._starts: deque[float] | None = None
         if rate_per_s != math.inf:
-            burst = max(1, int(rate_per_s))
+            burst = max(1, int(min(rate_per_s, MOST_STARTS)))
             self._starts = deque(maxlen=burst)
             self._window_s = burst / rate_per_s
 

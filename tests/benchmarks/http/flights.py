@@ -57,7 +57,11 @@ async def _alone(origin: Origin, name: BackendName, slots: int) -> Run:
     spent_ms: dict[str, float] = {}
     for label, has_cache in (("without", False), ("with", True)):
         async with open_client(
-            origin.url, backend=name, cache=has_cache, max_concurrent=slots
+            origin.url,
+            backend=name,
+            cache=has_cache,
+            max_concurrent=slots,
+            per_host=slots,
         ) as client:
             path = unique(f"/wait/{ANSWER_MS}")
             async with trio.open_nursery() as nursery:  # warm: all connections are made
