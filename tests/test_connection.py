@@ -17,6 +17,7 @@ import trio
 from websockets.frames import Opcode
 
 import trio_rt
+from tests.clocked import Steps
 from tests.helpers import FarEnd, Script, World, echo, open_world, outlast, own_tasks, sink
 from tests.testing.support import virtual
 from trio_rt import (
@@ -1484,3 +1485,27 @@ async def test_a_send_that_was_given_up_keeps_nothing() -> None:
         await trio.testing.wait_all_tasks_blocked()
         gc.collect()
         assert gone() is None
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+@virtual
+async def test_sends_that_queue_yield_now_and_then(stuck: bool) -> None:
+    """Where sends queue one behind the other, fewer than 64 in a row hold the loop."""
+    async with open_world() as world:
+        world.script(sink)
+        async with world.connect(session="off") as conn:
+            await conn.wait_connected()
+            if stuck:
+                world.network.stall()
+                await conn.send("n", "x" * 900_000)
+            await trio.sleep(1)
+            conn.send_nowait("n")
+            conn.send_nowait("n")
+            run = longest = 0
+            for number in range(200):
+                with Steps() as steps:
+                    await conn.send("n", number)
+                run = 0 if steps.count else run + 1
+                longest = max(longest, run)
+            assert 0 < longest < 64
+            world.network.resume()
