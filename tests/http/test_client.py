@@ -201,6 +201,19 @@ async def test_redirects(backend: BackendName) -> None:
 
 
 @both
+@pytest.mark.parametrize("url", ["http://xn--a/", "http://xn--/", "http://[/", "http://a:b/"])
+async def test_redirect_to_no_url(backend: BackendName, url: str) -> None:
+    """A redirect to what cannot be a URL is an error of the transport; the client goes on."""
+    async with (
+        open_peer({"/": redirect(url)}) as peer,
+        open_client(peer.url, backend=backend, retry=False) as client,
+    ):
+        with pytest.raises(module_of(backend).TransportError):
+            await client.get("/", follow_redirects=True)
+        assert (await client.get("/here")).status_code == 200
+
+
+@both
 async def test_insecure_redirects(backend: BackendName) -> None:
     """From https to http only when that was allowed."""
     async with (

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, TypedDict, TypeVar, Unpack, cast, overl
 
 import attrs
 import httpx
+import idna
 import trio
 
 from ..errors import OptionError
@@ -299,12 +300,20 @@ class Client:
         ):
             return self._send_once(request)
         default = self._default
-        return self._http.send(  # type: ignore[no-any-return]
+        return self._send_on(
             request,
             stream=stream,
             auth=default if auth is ... else auth,
             follow_redirects=default if follow is None else follow,
         )
+
+    async def _send_on(self, request: Any, **options: Any) -> Any:
+        """With what httpx does about redirects and signing."""
+        try:
+            return await self._http.send(request, **options)
+        except idna.IDNAError as error:
+            message = "redirected to a host that cannot be"
+            raise self._module.RemoteProtocolError(message, request=request) from error
 
     async def _send_once(self, request: Any) -> Any:
         """What httpx's `send` comes to where there is nothing to follow and to sign.
