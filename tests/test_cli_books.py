@@ -95,10 +95,10 @@ def test_marks_of_loss() -> None:
     assert (way.gaps, way.resets) == (5, 2)
 
 
-def test_library_counts() -> None:
+def test_told_counts() -> None:
     """The statistics of several peers are summed."""
     one = attrs.evolve(STATISTICS, accepted=2, outcomes={WRITTEN: 2})
     two = attrs.evolve(STATISTICS, accepted=3, outcomes={WRITTEN: 1, dropped("closed"): 2})
     way = books().close([one, two])
-    assert way.library_accepted == 5
-    assert way.library_outcomes == {"written": 3, "dropped (closed)": 2}
+    assert way.told_accepted == 5
+    assert way.told_outcomes == {"written": 3, "dropped (closed)": 2}

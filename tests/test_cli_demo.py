@@ -32,8 +32,8 @@ WAY = Way(
     ghosts=0,
     gaps=0,
     resets=0,
-    library_accepted=5,
-    library_outcomes={"acked": 3, "dropped (expired)": 1, "withdrawn": 1},
+    told_accepted=5,
+    told_outcomes={"acked": 3, "dropped (expired)": 1, "withdrawn": 1},
 )
 REPORT = Report(
     seed=7,
@@ -135,8 +135,8 @@ def test_kept_promises() -> None:
     ("changes", "promise"),
     [
         ({"accepted": 6}, "the outcomes do not sum up to the accepted sends"),
-        ({"library_accepted": 4}, "the outcomes do not sum up to the accepted sends"),
-        ({"library_outcomes": {"acked": 5}}, "the outcomes are not those of statistics()"),
+        ({"told_accepted": 4}, "the outcomes do not sum up to the accepted sends"),
+        ({"told_outcomes": {"acked": 5}}, "the outcomes are not those of statistics()"),
         ({"doubled": 1}, "1 messages came twice"),
         ({"out_of_order": 2}, "2 messages came out of order"),
         ({"ghosts": 3}, "3 messages came that were said to be never sent"),

@@ -44,7 +44,6 @@ LAYERS = [
     {"_server"},
     {""},
     # A column of its own.
-    {"http._checks"},
     {
         "http._adaptive",
         "http._asked",

@@ -176,6 +176,16 @@ def test_rules_read_well(rules: dict[str, Any], rule: str) -> None:
     assert str(caught.value) == f"n {rule}, not -1"
 
 
+@pytest.mark.parametrize("value", [10**301, 10**400, 10**5000, 1e300], ids=range(4))
+@pytest.mark.parametrize("finite", [False, True])
+def test_numbers_that_are_too_much(value: float, finite: bool) -> None:
+    """What arithmetic with floats could not hold is refused, and can be shown."""
+    with pytest.raises(OptionError) as caught:
+        check_number("n", value, finite=finite)
+    assert str(caught.value).startswith("n must be below 1e+300")
+    assert ("math.inf" in str(caught.value)) is not finite
+
+
 def test_except_value_error() -> None:
     """Who knows only Python's own exceptions catches a bad option too."""
     with pytest.raises(ValueError, match=r"Reconnect.cap_s must be a finite number above 0"):

@@ -45,6 +45,6 @@ class Pace:
         self.restart()
 
     def restart(self) -> None:
-        """The count starts anew: the caller's next await is a full checkpoint."""
+        """The count starts anew, without a checkpoint: for who is about to wait."""
         self._calls = CALLS
         self._until = self._clock() + SPAN_S

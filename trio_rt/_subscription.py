@@ -59,10 +59,10 @@ class Stream(trio.abc.ReceiveChannel[ItemT], Generic[ItemT]):
             self._begin()
         if not self._pace.is_due():
             await trio.lowlevel.checkpoint_if_cancelled()
-        elif self._queue.may_have_items:
+        elif len(self._queue):
             await self._pace.turn()
-        else:
-            self._pace.restart()  # it has to wait, which is a turn
+        else:  # it has to wait, which is a turn; but what was held for the first stream is here
+            self._pace.restart()
         item = self._queue.take()
         return cast(ItemT, item) if item is not None else await self._receive()
 

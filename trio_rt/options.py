@@ -31,6 +31,10 @@ __all__ = [
 Verdict: TypeAlias = Literal["retry", "refresh", "fatal"]
 
 
+#: Below the largest float: sums and products with what is smaller are floats still.
+TOO_MUCH: Final = 1e300
+
+
 def check_number(
     name: str,
     value: object,
@@ -42,12 +46,15 @@ def check_number(
 ) -> None:
     """Raise `OptionError` unless `value` is a number from (or above) `least`.
 
-    `whole` asks for an int or `math.inf`; `finite` refuses `math.inf`.
+    `whole` asks for an int or `math.inf`; `finite` refuses `math.inf`. A number from
+    `TOO_MUCH` that is not `math.inf` is refused in any case.
     """
     rule = f"must be a {'whole ' if whole else ''}number {'above' if above else 'from'} {least:g}"
     if finite:
         rule = f"must be a finite {rule.removeprefix('must be a ')}"
     good = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(value, (int, float)) and TOO_MUCH <= value != math.inf:
+        rule, good = f"must be below {TOO_MUCH:g}{'' if finite else ', or math.inf'}", False
     if good:
         assert isinstance(value, (int, float))
         good = value > least if above else value >= least
@@ -57,6 +64,18 @@ def check_number(
             good = False
     if not good:
         raise OptionError(name, rule, value)
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise `OptionError` unless `value` is a bool."""
+    if not isinstance(value, bool):
+        raise OptionError(name, "must be True or False", value)
+
+
+def check_kind(name: str, value: object, kind: type) -> None:
+    """Raise `OptionError` unless `value` is a `kind`."""
+    if not isinstance(value, kind):
+        raise OptionError(name, f"must be a {kind.__name__}", value)
 
 
 def _number(**rules: Any) -> Callable[[Any, attrs.Attribute[Any], object], None]:

@@ -425,6 +425,15 @@ async def test_which_layers(backend: BackendName) -> None:
 
 
 @both
+@pytest.mark.parametrize("name", ["max_concurrent", "per_host"])
+async def test_gate_and_its_options(backend: BackendName, name: str) -> None:
+    """A gate has its own limits: others beside it would do nothing, and are refused."""
+    with pytest.raises(OptionError, match=f"{name}"):
+        async with open_client(backend=backend, gate=Gate(), **{name: 20}):  # type: ignore[arg-type]
+            pytest.fail("opened")
+
+
+@both
 async def test_per_host(backend: BackendName) -> None:
     """By default six calls run at once, and six to one host however many may run."""
     async with open_peer({"*": stall()}) as one, open_peer({"*": stall()}) as two:

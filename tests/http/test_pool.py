@@ -486,6 +486,33 @@ async def test_upload_that_ends(backend: BackendName, kind: str, ends: str) -> N
 
 
 @both
+async def test_upload_that_fails_in_closing(
+    backend: BackendName, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the caller's generator raises when it is closed is not lost: raised, or logged."""
+
+    async def made() -> AsyncIterator[bytes]:  # noqa: ASYNC900
+        try:
+            while True:
+                await trio.lowlevel.checkpoint()
+                yield bytes(2**20)
+        finally:
+            raise ValueError("no temporary file")
+
+    async def handler(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+
+    async with trio.open_nursery() as nursery, open_ours(backend) as client:
+        url = f"http://127.0.0.1:{await serve(nursery, handler)}"
+        with pytest.raises((module_of(backend).TransportError, ValueError)) as caught:
+            await client.post(url, content=made())
+        nursery.cancel_scope.cancel()
+    told = [str(caught.value), *(str(each.exc_info) for each in caplog.records)]
+    assert sum("no temporary file" in each for each in told) == 1
+
+
+@both
 async def test_answered_early(backend: BackendName) -> None:
     """A server that answers before 20 MB are up, and reads them, is heard; nothing is left."""
     module, server = module_of(backend), Early(closes=False)

@@ -109,13 +109,17 @@ def main() -> int:
     """The command line; the exit status is 1 if one survived or cannot be applied."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("words", nargs="*", help="only mutants with one of these in their name")
-    parser.add_argument("--sessions", action="store_true", help="only those of sessions")
-    parser.add_argument("--http", action="store_true", help="only those of the HTTP client")
+    parser.set_defaults(mutants=ALL)
+    part = parser.add_mutually_exclusive_group()
+    for flag, mutants, label in (
+        ("--sessions", SESSION_MUTANTS, "sessions"),
+        ("--http", HTTP_MUTANTS, "the HTTP client"),
+    ):
+        part.add_argument(
+            flag, dest="mutants", action="store_const", const=mutants, help=f"only those of {label}"
+        )
     options = parser.parse_args()
-    words = options.words
-    mutants: Iterable[Mutant] = SESSION_MUTANTS if options.sessions else ALL
-    if options.http:
-        mutants = HTTP_MUTANTS
+    words, mutants = options.words, options.mutants
     chosen = [m for m in mutants if not words or any(word in m.name for word in words)]
     bad = 0
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:

@@ -23,6 +23,7 @@ from trio_rt.protocol.codec import (
     MsgpackCodec,
     decode_raw,
     encode_raw,
+    packer,
     payload_reader,
     resolve_codec,
 )
@@ -203,6 +204,18 @@ def test_a_verbatim_payload_with_line_breaks_must_be_json() -> None:
     """It cannot smuggle a second line into the frame."""
     with pytest.raises(PayloadError, match="valid JSON"):
         encode(msgspec.Raw(b'1}\n{"type":"x"'))
+
+
+def test_packing_is_encoding() -> None:
+    """What sends use is a codec's own `encode`, also of one that derives from a built-in."""
+
+    class Prefixed(JsonCodec):
+        def encode(self, type: str, payload: Any, meta: Meta) -> bytes:
+            return super().encode(f"x-{type}", payload, meta)
+
+    parts = ("id-1", 7, Priority.HIGH, "k")
+    for codec in (JsonCodec(), MsgpackCodec(), Prefixed()):
+        assert packer(codec)("t", [1], *parts) == codec.encode("t", [1], Meta(*parts))
 
 
 # In

@@ -11,7 +11,7 @@ import trio.testing
 from trio_websocket import WebSocketConnection
 from websockets.utils import accept_key
 
-from trio_rt.errors import DialError, HandshakeError
+from trio_rt.errors import DialError, HandshakeError, LinkClosed
 from trio_rt.wires.trio_websocket import QUEUED_MESSAGES, SHORT_READ_BYTES, TrioWebsocketWire
 
 from .support import (
@@ -233,3 +233,28 @@ async def test_an_error_in_the_package_ends_the_link_alone(
         closed = await receive_end(wire)
         assert (closed.code, closed.by_peer) == (1011, False)
         assert isinstance(closed.__cause__, RuntimeError)
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_what_an_aborted_link_had_brought(turns: int) -> None:
+    """Whenever a receive was cancelled: its messages are there after an abort, then the end is."""
+    left, right = trio.testing.memory_stream_pair()
+    async with open_client("trio-websocket", left) as wire:
+        got: list[str | bytes] = []
+
+        async def take() -> None:
+            while True:
+                got.extend(await wire.receive())
+
+        async with trio.open_nursery() as nursery:
+            await right.send_all(b"".join(frame(TEXT, b"%d" % n) for n in range(3)))
+            nursery.start_soon(take)
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        wire.abort()
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(10), pytest.raises(LinkClosed):
+            while True:
+                got.extend(await wire.receive())
+        assert got == ["0", "1", "2"][: len(got)]

@@ -49,9 +49,9 @@ class Way:
     gaps: int
     #: Announcements that something may be missing: one for each new link without a session.
     resets: int
-    #: What the library's own statistics say.
-    library_accepted: int
-    library_outcomes: dict[str, int]
+    #: What `statistics()` told.
+    told_accepted: int
+    told_outcomes: dict[str, int]
 
     @property
     def lost(self) -> int:
@@ -62,9 +62,9 @@ class Way:
 
     def broken_promises(self, *, plain: bool) -> Iterator[str]:
         """What was promised and is not so. A plain link cannot promise that nothing is lost."""
-        if not sum(self.outcomes.values()) == self.accepted == self.library_accepted:
+        if not sum(self.outcomes.values()) == self.accepted == self.told_accepted:
             yield "the outcomes do not sum up to the accepted sends"
-        if self.outcomes != self.library_outcomes:
+        if self.outcomes != self.told_outcomes:
             yield "the outcomes are not those of statistics()"
         if self.doubled:
             yield f"{self.doubled} messages came twice"
@@ -164,15 +164,15 @@ class Books:
             self._latest[message.priority] = number
 
     def close(self, statistics: Sequence[Statistics]) -> Way:
-        """Count everything, and put the library's own counts beside it."""
+        """Count everything, and put what `statistics()` told beside it."""
         times = Counter(self.arrivals)
         outcomes = [sent.outcome for sent in self.sent]
         missing = Counter(
             str(outcome) for number, outcome in enumerate(outcomes) if number not in times
         )
-        library: Counter[str] = Counter()
+        told: Counter[str] = Counter()
         for one in statistics:
-            library.update({str(outcome): count for outcome, count in one.outcomes.items()})
+            told.update({str(outcome): count for outcome, count in one.outcomes.items()})
         return Way(
             accepted=len(outcomes),
             outcomes=dict(Counter(str(o) for o in outcomes if o is not None)),
@@ -186,8 +186,8 @@ class Books:
             ),
             gaps=self.gaps,
             resets=self.resets,
-            library_accepted=sum(one.accepted for one in statistics),
-            library_outcomes=dict(library),
+            told_accepted=sum(one.accepted for one in statistics),
+            told_outcomes=dict(told),
         )
 
 

@@ -6,8 +6,7 @@
 From the bottom up; a module imports only from lower ones:
 
     _backend, _layer, _body, _call   the onion, and what travels through it
-    _checks, _stage                  checks of options; where a call is
-    _asked, _given, _unpack          the arguments of a call; its packed body
+    _stage, _asked, _given, _unpack  where a call is; its arguments; its packed body
     _network, _pool, _connect        connections that are safe to cancel
     _limits                          bounded bodies
     _turns, _adaptive, _urgency,     the queue

@@ -7,8 +7,8 @@ import httpx
 import trio
 
 from ..errors import CircuitOpen
+from ..options import check_number
 from ._attempt import failure_of
-from ._checks import check_number
 from ._circuit import Circuit, Rules, State
 from ._layer import Layer, Next
 from ._origins import Origins, origin_of, shown_origin

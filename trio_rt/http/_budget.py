@@ -13,7 +13,7 @@ import math
 from collections import deque
 from typing import Final
 
-from ._checks import check_number
+from ..options import check_number
 
 __all__ = ["Budget", "Window"]
 

@@ -29,11 +29,11 @@ import trio
 
 from .._ambient import ambient
 from ..errors import HttpError, NotCached, OptionError
+from ..options import check_flag, check_number
 from ._attempt import discard, shut
 from ._backend import backend_of
 from ._body import CLOSE_S
 from ._call import CacheMode, call_of
-from ._checks import check_flag, check_number
 from ._directives import NO_WISH, Wish, variant_of, wish_of
 from ._fetch import Cargo, Fetch, Parts, conditional, in_background, with_mode
 from ._flights import Flight

@@ -14,7 +14,7 @@ import httpx
 
 from ..errors import OptionError
 from ..message import Priority
-from ._checks import check_number
+from ..options import check_number
 
 __all__ = ["CacheMode", "Call", "call_of"]
 

@@ -18,8 +18,8 @@ from typing import Final
 
 import attrs
 
+from ..options import check_number
 from ._budget import Window
-from ._checks import check_number
 
 __all__ = ["TABLE", "Circuit", "Rules", "State", "Trigger"]
 

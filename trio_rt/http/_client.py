@@ -20,6 +20,7 @@ import trio
 
 from ..errors import OptionError
 from ..message import Priority
+from ..options import check_flag
 from ._asked import (
     HIDDEN,
     checked_headers,
@@ -35,7 +36,6 @@ from ._breaker import BreakerStatistics
 from ._cache import CacheStatistics
 from ._call import KEY as CALL
 from ._call import CacheMode, Call
-from ._checks import check_flag
 from ._gate_books import GateStatistics
 from ._given import check_auth, check_body, checked_cookies, checked_params
 from ._hedge import HedgeStatistics

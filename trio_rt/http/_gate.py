@@ -29,11 +29,11 @@ import trio
 from .._waker import Waker
 from ..errors import OptionError, QueueFull
 from ..message import Priority
+from ..options import check_flag, check_kind, check_number
 from ._adaptive import AdaptiveLimit
 from ._backend import backend_of
 from ._body import when_closed
 from ._call import call_of
-from ._checks import check_flag, check_kind, check_number
 from ._gate_books import Book, GateStatistics, PriorityStatistics
 from ._layer import Crew, Layer, Next
 from ._stage import set_stage

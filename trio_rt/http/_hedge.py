@@ -24,11 +24,11 @@ import httpx
 import trio
 
 from ..errors import OptionError
+from ..options import check_kind, check_number
 from ._attempt import is_replayable, shut
 from ._backend import backend_of
 from ._budget import Budget
 from ._call import call_of
-from ._checks import check_kind, check_number
 from ._layer import Layer, Next
 from ._origins import Origins, origin_of
 from ._policy import may_repeat

@@ -16,9 +16,9 @@ import httpx
 import trio
 
 from ..errors import BodyTooLarge
+from ..options import check_number
 from ._backend import backend_of
 from ._body import CLOSE_S
-from ._checks import check_number
 from ._layer import Layer, Next
 from ._stage import KEY
 from ._unpack import PACKINGS, Unpacker

@@ -11,12 +11,12 @@ from typing import Any, Final
 import httpx
 
 from ..errors import OptionError
+from ..options import check_flag, check_kind, check_number
 from . import _backend
 from ._asked import checked_headers, checked_url, redacted
 from ._backend import BackendName
 from ._breaker import Breaker
 from ._cache import Cache
-from ._checks import check_flag, check_number
 from ._client import Client
 from ._gate import Gate
 from ._given import check_auth, checked_params, jar_of
@@ -30,6 +30,8 @@ from ._timeout import Timeout
 
 __all__ = ["open_client"]
 
+#: As many as browsers open to one host.
+SLOTS: Final = 6
 #: JSON where the server has the choice.
 ACCEPT: Final = (b"Accept", b"application/json, */*;q=0.8")
 #: What `BodyLimit` can unpack and bound.
@@ -50,8 +52,8 @@ async def open_client(
     insecure_redirects: bool = False,
     interceptors: Iterable[Layer | Intercept] = (),
     gate: Gate | None = None,
-    max_concurrent: float = 6,
-    per_host: float = 6,
+    max_concurrent: float = SLOTS,
+    per_host: float = SLOTS,
     timeout_s: float = 10.0,
     deadline_header: str | None = None,
     connect_timeout_s: float = 5.0,
@@ -75,7 +77,7 @@ async def open_client(
 
     At most `max_concurrent` calls run at once, and of them at most `per_host` to one host
     and port: who raises the first for many hosts stays polite to each, and who has
-    one host raises both. A `gate` takes the place of the two.
+    one host raises both. A `gate` comes in the place of the two.
 
     `interceptors` are called for each request that goes out, so for each redirect,
     with its own URL; `timeout_s` is for all of a call, them included, unless it is a
@@ -168,8 +170,9 @@ def _chosen(kind: type[Any], name: str, choice: Any) -> Any:
 def _gate(gate: Gate | None, max_concurrent: float, per_host: float) -> Gate:
     if gate is None:
         return Gate(max_concurrent, per_host=per_host)
-    if not isinstance(gate, Gate):
-        raise OptionError("gate", "must be a Gate", gate)
+    check_kind("gate", gate, Gate)
+    if (max_concurrent, per_host) != (SLOTS, SLOTS):
+        raise OptionError("gate", "must not come with max_concurrent or per_host", gate)
     return gate
 
 

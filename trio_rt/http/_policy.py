@@ -20,9 +20,8 @@ from typing import Final, Literal, TypeAlias
 import attrs
 
 from ..errors import OptionError
-from ..options import Reconnect
+from ..options import Reconnect, check_number
 from ..protocol.backoff import Uniform, delays
-from ._checks import check_number
 
 __all__ = ["IDEMPOTENT", "STATUSES", "Failure", "Policy", "may_repeat"]
 

@@ -8,6 +8,7 @@ queues, and speaks HTTP/1.1: with HTTP/2, cancelling one stream hurts the others
 from __future__ import annotations
 
 import importlib
+import logging
 import ssl
 from collections.abc import AsyncIterator
 from functools import cache
@@ -23,6 +24,8 @@ from ._body import CLOSE_S, body_class
 from ._network import Attempt, attempt, network_of
 
 __all__ = ["KEEP_ALIVE_S", "open_pool"]
+
+logger: Final = logging.getLogger("trio_rt.http")
 
 #: httpx's own.
 KEEP_ALIVE_S: Final = 5.0
@@ -172,7 +175,10 @@ class _Streamed:
         return self.parts
 
     async def aclose(self) -> None:
-        """The generator of httpx, and the caller's own inside of it. Raises nothing."""
+        """The generator of httpx, and the caller's own inside of it.
+
+        Raises nothing: the call has its end already. What the caller's raises is logged.
+        """
         if self.parts is None:
             return
         with trio.CancelScope(  # noqa: ASYNC912
@@ -183,7 +189,7 @@ class _Streamed:
                     try:
                         await each.aclose()
                     except Exception:
-                        pass
+                        logger.exception("a request's body failed when it was closed")
 
 
 class _Kinds:

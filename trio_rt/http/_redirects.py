@@ -21,8 +21,8 @@ from typing import Any, Final, TypeAlias
 
 import httpx
 
+from ..options import check_flag, check_kind
 from ._backend import backend_of
-from ._checks import check_flag, check_kind
 from ._layer import Layer, Next
 
 __all__ = ["Redirects"]

@@ -20,11 +20,11 @@ import httpx
 import trio
 
 from .._ambient import ambient
+from ..options import check_kind
 from ._attempt import advice_s, discard, failure_of, is_replayable, shut
 from ._backend import backend_of
 from ._budget import Budget
 from ._call import Call, call_of
-from ._checks import check_kind
 from ._layer import Crew, Layer, Next
 from ._policy import STATUSES, Failure, Policy, may_repeat
 from ._stage import KEY, set_stage

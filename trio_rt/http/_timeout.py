@@ -20,10 +20,10 @@ import httpx
 import trio
 
 from ..errors import CallTimeout
+from ..options import check_number
 from ._asked import check_name
 from ._backend import backend_of
 from ._call import call_of
-from ._checks import check_number
 from ._layer import Layer, Next
 from ._stage import KEY, Progress
 

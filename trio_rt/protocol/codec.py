@@ -319,17 +319,7 @@ def packer(codec: Codec) -> Pack:
     if codec.__class__ in (JsonCodec, MsgpackCodec):  # not what is derived from them
         return codec.pack
 
-    def pack(
-        type: str,
-        payload: Any,
-        id: str,
-        timestamp: int | None,
-        priority: Priority,
-        key: str | None,
-    ) -> bytes:
-        return codec.encode(type, payload, Meta(id, timestamp, priority, key))
-
-    return pack
+    return lambda type, payload, *meta: codec.encode(type, payload, Meta(*meta))
 
 
 def encode_raw(data: object) -> tuple[bytes, bool]:

@@ -105,11 +105,6 @@ class Queue:
 
     # By the consumer
 
-    @property
-    def may_have_items(self) -> bool:
-        """False: there is nothing to take now."""
-        return bool(self._cells) or self.refill is not None
-
     def take(self) -> Item | Malformed | None:
         """The next item, or None if there is none now."""
         if self.refill is not None:
