@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -116,6 +117,23 @@ def test_numbers() -> None:
     (third,) = committed(out, "b")
     assert [first.number, note.number, third.number] == [1, 2, 3]
     assert (out.sent, out.next) == (3, 4)
+
+
+@pytest.mark.parametrize("middle", range(7))
+@pytest.mark.parametrize("pattern", list(product([False, True], repeat=6)), ids=str)
+def test_an_ack_settles_what_is_up_to_it(pattern: tuple[bool, ...], middle: int) -> None:
+    """Whatever notes (True) are between: the messages up to its number, and no others."""
+    out = outgoing()
+    sends: list[Send] = []
+    for is_note in pattern:
+        if is_note:
+            out.commit(Note(b"n"))
+        else:
+            sends += committed(out, "a")
+    for consumed in (middle, 6):
+        out.acknowledged(ack(6, consumed, credit=pattern[:consumed].count(False)))
+        settled = [each.number for each in sends if each.outcome == ACKED]
+        assert settled == [each.number for each in sends if each.number <= consumed]
 
 
 def test_numbers_in() -> None:

@@ -293,7 +293,8 @@ class Lanes:
                     break
                 if place.booked:
                     self._strike(entry, lane, size)
-                place.entry = entry.place = None
+                    place.entry = None  # for the timers
+                entry.place = None
                 batch.append(entry)
                 total += size
                 count += 1

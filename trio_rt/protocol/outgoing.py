@@ -237,10 +237,10 @@ class Outgoing:
             raise breach("less credit than before")
 
     def _take_in(self, said: Header | Position) -> None:
-        unreceived = self._unreceived
+        popleft = self._unreceived.popleft
         freed = 0
         for _ in range(said.received - self.received):
-            entry = unreceived.popleft()
+            entry = popleft()
             freed += len(entry.data)
             entry.data = b""  # what is left of it here is its outcome
         self._unreceived_bytes -= freed
@@ -254,9 +254,14 @@ class Outgoing:
         self.settled = consumed
         unsettled, settle = self._unsettled, self._settle
         if not drops:
-            acked = []
-            while unsettled and unsettled[0].number <= consumed:
-                acked.append(unsettled.popleft())
+            # Their numbers have no gaps but for notes: no more than this many.
+            most = min(consumed - unsettled[0].number + 1, len(unsettled)) if unsettled else 0
+            if most > 0 and unsettled[most - 1].number == consumed:
+                acked = [unsettled.popleft() for _ in range(most)]
+            else:
+                acked = []
+                while unsettled and unsettled[0].number <= consumed:
+                    acked.append(unsettled.popleft())
             self._settle_acked(acked)
             return
         lost = iter(drops)
