@@ -14,6 +14,7 @@ import msgspec
 
 import trio_rt
 import trio_rt.http
+import trio_rt.hub
 import trio_rt.testing
 
 PAGE = Path(__file__).with_name("reference.md")
@@ -34,6 +35,9 @@ KINDS = ("Functions", "Classes", "Options and values", "Exceptions", "Types")
 #: For what can have no docstring of its own, or has one only in trio.
 WORDS = {
     "AcceptHook": "`async (Handshake) -> identity`; it may raise `Refuse`.",
+    "HttpHandler": "`async (HttpRequest) -> HttpResponse`; it may raise `Refuse`.",
+    "RoomItem": "What a `Membership` gives: a `RoomMessage`, who came, went and read, and what is lost.",
+    "CONTENT_SECURITY_POLICY": "What a page of `Site` may do: load from its own origin, and no more.",
     "OpenStream": "`async (host, port) -> trio.abc.Stream`: what is below proxy and TLS.",
     "Phase": "What a connection is in; see [its life](lifecycle.md).",
     "CutKind": '`"rst"`, `"fin"` or `"vanish"`.',
@@ -55,19 +59,29 @@ WORDS = {
     },
 }
 
-#: What the library itself calls.
+#: How the docstring begins of what the library itself calls.
+ALONE = "For the library alone"
+
+#: And what else the library itself calls.
 INTERNAL = {
     *(
         f"{peer}.{name}"
         for peer in ("Peer", "RawPeer")
         for name in (
-            *("live", "run_link", "check_hello", "welcome", "yield_link", "end"),
+            *("live", "take_link", "drop_link", "check_hello", "welcome", "yield_link", "end"),
             *("is_resumable", "received"),
         )
     ),
     *("Server.run", "Greeting.end", "Delivery.disown", "Delivery.notify", "Delivery.settle"),
     *("VirtualLink.carry", "VirtualLink.finish", "VirtualLink.note", "VirtualLink.stop_reading"),
     *("VirtualListener.offer", "VirtualListener.full", "Relay.serve"),
+    *(
+        f"{broker}.{name}"
+        for broker in ("MemoryBroker", "RedisBroker", "SqliteBroker")
+        for name in vars(trio_rt.hub.Broker)
+    ),
+    *(f"Hub.{name}" for name in ("append", "close", "enter", "leave", "look", "new_id")),
+    *("Hub.page", "Hub.run"),
     *("Crew.open", "Crew.aclose", "Budget.deposit", "Budget.spend", "Budget.left"),
     *(
         "Gate.leave",
@@ -158,7 +172,8 @@ def methods(thing: type) -> dict[str, Any]:
 
 
 def _is_method(name: str, value: Any) -> bool:
-    return name[0] != "_" and (inspect.isfunction(value) or isinstance(value, property))
+    is_one = inspect.isfunction(value) or isinstance(value, property)
+    return name[0] != "_" and is_one and not (value.__doc__ or "").startswith(ALONE)
 
 
 def entry(name: str, thing: Any) -> Iterator[str]:
@@ -191,11 +206,8 @@ def section(module: ModuleType) -> Iterator[str]:
 
 def page() -> str:
     """The whole of docs/reference.md."""
-    return (
-        HEAD
-        + "\n".join([*section(trio_rt), *section(trio_rt.http), *section(trio_rt.testing)])
-        + "\n"
-    )
+    parts = (trio_rt, trio_rt.http, trio_rt.hub, trio_rt.testing)
+    return HEAD + "\n".join(line for part in parts for line in section(part)) + "\n"
 
 
 if __name__ == "__main__":

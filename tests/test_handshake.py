@@ -27,6 +27,17 @@ def test_repeated_name() -> None:
     assert len(headers) == 2
 
 
+def test_odd_values() -> None:
+    """Colons, blanks and nothing at all are values like others; no headers are none."""
+    headers = RequestHeaders([("Host", "[::1]:80"), ("X-Empty", ""), ("X-Blank", " a : b ")])
+    assert dict(headers) == {"host": "[::1]:80", "x-empty": "", "x-blank": " a : b "}
+    assert "x-empty" in headers
+    none = RequestHeaders([])
+    assert (len(none), list(none), "" in none) == (0, [], False)
+    with pytest.raises(KeyError, match="Host"):
+        none["Host"]
+
+
 def test_no_secret_in_repr() -> None:
     """Neither a header's value nor the query is in the repr of a handshake."""
     headers = RequestHeaders([("Authorization", "canary")])

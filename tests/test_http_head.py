@@ -19,6 +19,7 @@ from trio_rt._http_head import (
     LINGER_S,
     Unfit,
     parse_head,
+    parse_request,
     read_head,
     render,
     turn_away,
@@ -64,16 +65,11 @@ def refusal(head: bytes, most_headers: float = math.inf) -> Unfit:
     return caught.value
 
 
-@given(
-    cuts=st.lists(st.integers(0, len(HEAD))),
-    tail=st.binary(max_size=20),
-    newline=st.sampled_from([b"\r\n", b"\n"]),
-)
-def test_read_head_in_any_pieces(cuts: list[int], tail: bytes, newline: bytes) -> None:
+@given(cuts=st.lists(st.integers(0, len(HEAD))), tail=st.binary(max_size=20))
+def test_read_head_in_any_pieces(cuts: list[int], tail: bytes) -> None:
     """However the bytes are cut, the head ends at its blank line; the rest is kept or unread."""
-    head = HEAD.replace(b"\r\n", newline)
-    found, leftover = read(split(head + tail, cuts))
-    assert found == head
+    found, leftover = read(split(HEAD + tail, cuts))
+    assert found == HEAD
     assert tail.startswith(leftover)
 
 
@@ -130,19 +126,42 @@ def test_control_character(control: bytes, place: int) -> None:
             read(chunks)
 
 
+@pytest.mark.parametrize("cut", range(3, len(HEAD)))
+@pytest.mark.parametrize("odd", [b"\n", b"\r\n ", b"\r\n\t"])
+def test_lines_that_readers_see_differently(cut: int, odd: bytes) -> None:
+    """A bare line feed and a folded line are refused, however the bytes are cut."""
+    data = HEAD.replace(b"\r\nX", odd + b"X")
+    with pytest.raises(Unfit, match="folded"):
+        read([data[:cut], data[cut:]])
+
+
+def test_what_was_read_before() -> None:
+    """`held` is the beginning; a whole head in it needs no read, and its limits hold."""
+
+    async def main() -> None:
+        assert await read_head(stream_of([]), 100, HEAD + HEAD) == (HEAD, HEAD)
+        assert await read_head(stream_of([HEAD[9:]]), 100, HEAD[:9]) == (HEAD, b"")
+        for held, status in ((HEAD + HEAD, 431), (b"\0", 400), (b"x" * 99, 431), (b"x", 400)):
+            with pytest.raises(Unfit) as caught:
+                await read_head(stream_of([]), len(HEAD) - 1, held)
+            assert caught.value.status == status
+
+    trio.run(main)
+
+
 def test_parse() -> None:
     """A good head gives its target as sent and its headers in lower case and order."""
     head = b"GET /a%20b?q=1 HTTP/1.1\r\nHost: [::1]:80\r\nX: \xe9\r\nY:\r\nx: 2\r\n\r\n"
-    assert parse_head(head, 4) == (
-        "/a%20b?q=1",
-        [("host", "[::1]:80"), ("x", "\xe9"), ("y", ""), ("x", "2")],
-    )
+    found = parse_head(head, 4)
+    assert found.target == "/a%20b?q=1"
+    assert found.items == [("host", "[::1]:80"), ("x", "\xe9"), ("y", ""), ("x", "2")]
+    assert (found.method, found.length, found.upgrades) == ("GET", 0, False)
 
 
 def test_too_many_headers() -> None:
     """One header over the limit is refused with 431."""
     assert refusal(HEAD, 1).status == 431
-    assert len(parse_head(HEAD, 2)[1]) == 2
+    assert len(parse_head(HEAD, 2).items) == 2
 
 
 @pytest.mark.parametrize(
@@ -192,11 +211,87 @@ def test_refused_head(head: bytes, status: int) -> None:
     assert ("Allow" in found.headers) == (status == 405)
 
 
+def request(*lines: str, start: str = "POST /a?b HTTP/1.1") -> bytes:
+    return "\r\n".join([start, "Host: a", *lines, "", ""]).encode()
+
+
+@pytest.mark.parametrize(
+    ("lines", "length"),
+    [
+        ([], 0),
+        (["Content-Length: 0"], 0),
+        (["content-length:\t123 "], 123),
+        (["Transfer-Encoding: Chunked"], None),
+        (["X-Content-Length: 5"], 0),
+    ],
+)
+def test_the_length_of_a_body(lines: list[str], length: int | None) -> None:
+    """A request may have any method, and a body of a known length or in chunks."""
+    found = parse_request(request(*lines), 100)
+    assert (found.method, found.target, found.length) == ("POST", "/a?b", length)
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (["Content-Length: 5", "Transfer-Encoding: chunked"], 400),
+        (["Transfer-Encoding: chunked", "content-length: 0"], 400),
+        (["Content-Length: 5", "Content-Length: 5"], 400),
+        (["Content-Length: 5", "Content-Length: 6"], 400),
+        (["Content-Length: 5, 5"], 400),
+        (["Content-Length: 5" + " " * 9000 + ", 5"], 400),
+        (["Content-Length: +5"], 400),
+        (["Content-Length: 0x5"], 400),
+        (["Content-Length: -5"], 400),
+        (["Content-Length: "], 400),
+        (["Content-Length: " + "9" * 19], 400),
+        (["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"], 501),
+        (["Transfer-Encoding: chunked, identity"], 501),
+        (["Transfer-Encoding: xchunked"], 501),
+        (["Transfer-Encoding : chunked"], 400),
+    ],
+)
+def test_lengths_that_readers_see_differently(lines: list[str], status: int) -> None:
+    """More than one word on the length of the body, or an odd one, is refused."""
+    with pytest.raises(Unfit) as caught:
+        parse_request(request(*lines), 100)
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [
+        ("GET http://a/ HTTP/1.1", 400),
+        ("CONNECT a:1 HTTP/1.1", 400),
+        ("OPTIONS * HTTP/1.1", 400),
+        ("GET a HTTP/1.1", 400),
+        ("GET / HTTP/1.0", 505),
+        ("GET / HTTP/2.0", 505),
+        ("GET  / HTTP/1.1", 400),
+        ("GET /\t HTTP/1.1", 400),
+    ],
+)
+def test_start_lines_of_any_request(start: str, status: int) -> None:
+    """Only HTTP/1.1 and a path are taken."""
+    with pytest.raises(Unfit) as caught:
+        parse_request(request(start=start), 100)
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("value", "upgrades"),
+    [("websocket", True), ("h2c, WebSocket", True), ("h2c", False), ("xwebsocket", False)],
+)
+def test_what_asks_for_a_websocket(value: str, upgrades: bool) -> None:
+    """One of the tokens of `Upgrade` is websocket, in any case."""
+    assert parse_request(request(f"Upgrade: {value}"), 100).upgrades is upgrades
+
+
 @pytest.mark.parametrize("host", ["a..b", "x" * 70 + ".example", "a:80", "1.2.3.4", "a_b", "a:"])
 def test_odd_hosts(host: str) -> None:
     """A Host that is strange but made of a host's characters is no reason to refuse."""
     head = f"GET / HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n".encode()
-    assert parse_head(head, 2)[1][0] == ("host", host)
+    assert parse_head(head, 2).items[0] == ("host", host)
 
 
 @given(st.binary(max_size=200).map(lambda data: data + b"\r\n\r\n") | st.binary(max_size=200))

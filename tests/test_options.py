@@ -61,6 +61,8 @@ NUMBERS: dict[type, dict[str, Values]] = {
         "handshake_s": POSITIVE,
         "header_bytes": ([256], [255, 300.0, math.inf]),
         "headers": COUNT,
+        "body_bytes": ([0, math.inf], [300.0]),
+        "keep_alive_s": POSITIVE,
     },
 }
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from tests.helpers import echo, either_link
 from tests.strangers import Stranger, complaints, open_site, records
 from tests.testing.support import virtual
+from tests.wires.support import wire_pair
 from trio_rt import (
+    InboxLimits,
+    LinkClosed,
     Liveness,
     Message,
     OptionError,
@@ -23,8 +28,15 @@ from trio_rt import (
     RawPeer,
     Undelivered,
     UsageError,
+    serve_listeners,
 )
+from trio_rt._mailbox import Mailbox
+from trio_rt._tasks import Link
 from trio_rt.message import INDETERMINATE, WRITTEN, dropped
+from trio_rt.protocol.codec import decode_raw
+from trio_rt.protocol.lanes import Entry
+from trio_rt.protocol.session import Session
+from trio_rt.testing import LinkProfile, VirtualNetwork
 
 CLOSED = dropped("closed")
 
@@ -590,6 +602,26 @@ async def test_a_message_expires_while_it_is_queued() -> None:
         assert "news" not in await stranger.read_all()
 
 
+@virtual
+async def test_no_task_of_a_peer_outlives_it() -> None:
+    """Its writer, and what drops its messages in time, end with its link and its handler."""
+
+    async def handler(peer: RawPeer) -> None:
+        peer.send_nowait(MUCH * 50, ttl_s=1000)
+        peer.send_nowait("news", ttl_s=1000)
+        await raw_echo(peer)
+
+    async with open_site(handler, codec="raw") as site:
+        await trio.testing.wait_all_tasks_blocked()
+        before = len(site.server._nursery.child_tasks)
+        stranger = await site.enter()
+        await trio.sleep(1)
+        assert len(site.server._nursery.child_tasks) > before + 2
+        await stranger.aclose()
+        await trio.sleep(20)
+        assert len(site.server._nursery.child_tasks) == before
+
+
 @pytest.mark.parametrize("handler_first", [True, False])
 @virtual
 async def test_nothing_of_a_peer_outlives_link_and_handler(handler_first: bool) -> None:
@@ -638,6 +670,136 @@ async def test_statistics_of_a_live_peer(session: str, best: Outcome) -> None:
                 assert statistics.accepted == statistics.outcomes[best] == 1
         await trio.sleep(1)
         assert peers[0].statistics().latency_s == pytest.approx(0.5)
+
+
+class Odd(trio.abc.Stream):
+    """A stream with a bug: after the handshake it raises what no stream may."""
+
+    def __init__(self, lower: trio.abc.Stream) -> None:
+        self.lower = lower
+        self.sends = 0
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self.sends += 1
+        if self.sends > 1:
+            raise RuntimeError("oops")
+        await self.lower.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.lower.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self.lower.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self.lower.aclose()
+
+
+class OddListener(trio.abc.Listener[trio.abc.Stream]):
+    """Its first connection is odd."""
+
+    def __init__(self, lower: trio.abc.Listener[Any]) -> None:
+        self.lower = lower
+        self.wrap: Callable[[trio.abc.Stream], trio.abc.Stream] = Odd
+
+    async def accept(self) -> trio.abc.Stream:
+        stream = await self.lower.accept()
+        wrap, self.wrap = self.wrap, lambda stream: stream
+        return wrap(stream)
+
+    async def aclose(self) -> None:
+        await self.lower.aclose()
+
+
+@virtual
+async def test_a_fault_in_the_writer(caplog: pytest.LogCaptureFixture) -> None:
+    """What a peer's writer raises is logged, and ends that peer and nobody else."""
+    ended: list[str] = []
+
+    async def handler(peer: RawPeer) -> None:
+        path = peer.handshake.path
+        with peer.subscribe() as stream:
+            async for _ in stream:
+                await peer.send("an answer")
+        ended.append(path)
+
+    network = VirtualNetwork(1, profile=LinkProfile(latency_s=0.02))
+    listeners = [OddListener(network.listen("server", 80))]
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(partial(serve_listeners, handler, listeners, codec="raw"))
+        strangers = {}
+        for path in ("/odd", "/other"):
+            strangers[path] = Stranger(await network.open_stream("server", 80))
+            assert await strangers[path].shake(path) == 101
+        await strangers["/odd"].send("?")
+        assert await strangers["/odd"].read_all() == []
+        assert await strangers["/other"].ask("?") == "an answer"
+        assert ended == ["/odd"]
+        assert server.connections == 1
+        nursery.cancel_scope.cancel()
+    assert complaints(caplog) == ["None: a fault of the server itself"]
+    (record,) = records(caplog)
+    assert "oops" in logging.Formatter().format(record)
+
+
+@virtual
+async def test_a_hub_is_told_of_links() -> None:
+    """`on_link` hears of each link of a session once it takes sends, and once it is lost."""
+    heard: list[tuple[bool, bool]] = []
+
+    async def handler(peer: Peer) -> None:
+        def on_link(up: bool) -> None:
+            heard.append((up, peer._session.linked))
+
+        assert peer.linked
+        peer.on_link = on_link
+        await keep([])(peer)
+
+    async with open_site(handler) as site:
+        async with site.connect() as conn:
+            await conn.wait_connected()
+            await trio.sleep(1)
+            assert heard == []
+            site.network.cut()
+            await trio.sleep(60)
+            assert heard == [(False, False), (True, True)]
+        await trio.sleep(1)
+        assert heard == [(False, False), (True, True), (False, False)]
+
+
+@virtual
+async def test_a_hub_is_told_of_a_takeover_in_order() -> None:
+    """The link that is taken over is down before the next one is up."""
+    heard: list[bool] = []
+
+    async def handler(peer: Peer) -> None:
+        peer.on_link = heard.append
+        await keep([])(peer)
+
+    mine = Liveness(interval_s=2, timeout_s=2)
+    async with (
+        open_site(handler, liveness=None) as site,
+        site.connect(liveness=mine) as conn,
+    ):
+        await conn.wait_connected()
+        await trio.sleep(1)
+        site.network.stall()  # half-open: only the client finds out
+        await trio.sleep(60)
+        assert heard == [False, True]
+
+
+async def test_a_hub_is_not_told_of_a_link_that_never_was() -> None:
+    """A link that dies under its first words was not up, and so is not down."""
+    heard: list[bool] = []
+    wire, other = wire_pair()
+    wire.abort()
+    mailbox = Mailbox(Session(decode_raw, OutboxLimits(), InboxLimits()))
+    link = Link(wire, mailbox, None, None, words=Entry(b"welcome"))
+    async with trio.open_nursery() as nursery:
+        await link.run_in(nursery, lambda told, up: told.append(up), heard)
+    assert isinstance(link.cause, LinkClosed)
+    assert heard == []
+    other.abort()
 
 
 @virtual

@@ -1834,7 +1834,7 @@ async def test_a_batch_that_the_wire_refused_comes_first() -> None:
             assert session.numbered is not None
             assert link is not None
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(link.wire, "send_nowait", lambda batch: False)
+                patch.setattr(type(link.wire), "send_nowait", lambda wire, batch: False)
                 for _ in range(40):
                     session.numbered.note(Cancel(7))  # of nothing: ignored
                 session.hurry()

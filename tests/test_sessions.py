@@ -14,7 +14,7 @@ import trio
 from websockets.frames import Frame, Opcode
 
 from tests.helpers import open_world, outlast
-from tests.strangers import Site, Stranger, open_site
+from tests.strangers import Site, Stranger, complaints, open_site
 from tests.testing.support import virtual
 from trio_rt import (
     Handshake,
@@ -465,6 +465,20 @@ async def test_takeover_of_a_half_open_link() -> None:
 
 
 @virtual
+async def test_a_session_that_was_taken_over_is_not_away() -> None:
+    """The end of the old link starts no time after which the session would end."""
+    handlers = Handlers()
+    limits = SessionLimits(keep_s=5)
+    async with open_site(handlers, accept=who, session=limits, liveness=None) as site:
+        old = await enter(site)
+        new = await resume(site, old)
+        assert await old.code() == 4409
+        await trio.sleep(20)
+        await new.say("alive")
+        assert await new.heard() == ["alive"]
+
+
+@virtual
 async def test_what_the_old_link_says_after_a_takeover() -> None:
     """It is not taken in: the new link has the numbers now."""
     handlers = Handlers()
@@ -604,6 +618,59 @@ async def test_drain_ends_those_who_are_away() -> None:
         await site.server.drain(0.0)
         await site.ended.wait()
         assert handlers.ended == [0]
+
+
+@virtual
+async def test_drain_ends_those_who_are_lost_meanwhile() -> None:
+    """A link that is lost while the server drains is not waited for to come back."""
+    handlers = Handlers()
+    async with open_site(handlers, accept=who, close_timeout_s=1) as site:
+        clients = [await enter(site) for _ in range(2)]
+        began = trio.current_time()
+        site.nursery.start_soon(site.server.drain, 10.0)
+        await trio.sleep(1)
+        for client in clients:
+            await client.stranger.aclose()
+        await site.ended.wait()
+        assert trio.current_time() - began < 3
+        assert sorted(handlers.ended) == [0, 1]
+
+
+@virtual
+async def test_drain_closes_who_says_hello_late() -> None:
+    """A session that begins while the server drains is welcomed, and closed behind it."""
+    handlers = Handlers()
+    async with open_site(handlers, accept=who, close_timeout_s=1) as site:
+        client = await arrive(site)
+        await trio.sleep(0.1)
+        site.nursery.start_soon(site.server.drain, 0.0)
+        await trio.sleep(0.1)
+        await client.hello()
+        await client.welcome()
+        assert await client.code() == 1012
+        with trio.fail_after(5):
+            await site.ended.wait()
+
+
+@virtual
+async def test_a_fault_of_the_servers_own(caplog: pytest.LogCaptureFixture) -> None:
+    """A session in which the server itself has failed is not kept for its client."""
+    handlers = Handlers()
+
+    async def handler(peer: Peer) -> None:
+        def on_link(up: bool) -> None:
+            raise RuntimeError("oops")
+
+        peer.on_link = on_link
+        await handlers(peer)
+
+    async with open_site(handler, accept=who) as site:
+        client = await enter(site)
+        await client.stranger.aclose()
+        await trio.sleep(1)
+        assert handlers.ended == [0]
+        assert not (await enter(site, session=client.session, token=client.token)).resumed
+    assert complaints(caplog)[0] == "None: a fault of the server itself"
 
 
 # A peer that never acknowledges

@@ -27,7 +27,7 @@ class Source:
         queue = self.inbox.open(
             None, reader=lambda payload: payload, capacity=capacity, on_full=on_full
         )
-        self.stream: Numbers = Stream(queue, self.inbox.close)
+        self.stream: Numbers = Stream(queue, self.inbox)
         self.count = 0
 
     def arrive(self, count: int = 1) -> None:
@@ -125,7 +125,7 @@ async def test_waits_for_what_is_held() -> None:
     inbox = Inbox(InboxLimits())
     inbox.receive(Message("number", 1), 1, 0.0)
     queue = inbox.open(None, reader=lambda payload: payload, capacity=None, on_full="pause")
-    stream: Numbers = Stream(queue, inbox.close)
+    stream: Numbers = Stream(queue, inbox)
     assert shown(await stream.receive_many()) == [1]
 
 
@@ -133,7 +133,7 @@ async def test_waits_for_what_is_held() -> None:
 async def test_malformed() -> None:
     """A stream of malformed items works alike."""
     inbox = Inbox(InboxLimits())
-    stream: Stream[Malformed | Gap] = Stream(inbox.open_malformed(), inbox.close)
+    stream: Stream[Malformed | Gap] = Stream(inbox.open_malformed(), inbox)
     item = Malformed("x", DecodeError("type", "is missing", {}), 0.0)
     inbox.malformed(item)
     with stream:

@@ -14,6 +14,9 @@ General layout, from the bottom up; a module imports only from lower layers:
     _endpoint, _verbs, _requests   what a connection and a server's peer can do alike
     _connection, _connect          connect()
     _peer, _sessions, _server      serve()
+    _http_serve                    HTTP on the same port
+    _broadcast                     the same messages to many peers
+    hub/                           rooms
     http/                          a column of its own: the HTTP client
     testing/                       a virtual network to run programs in
 
@@ -27,6 +30,7 @@ from ._dial import OpenStream
 from ._endpoint import Statistics
 from ._handshake import Handshake
 from ._hooks import Attempt, Credentials, Greeting
+from ._http_serve import HttpHandler, HttpRequest, HttpResponse
 from ._peer import Peer, RawPeer
 from ._requests import Exchange, Request, traceparent
 from ._server import Server, serve, serve_listeners
@@ -38,6 +42,7 @@ from .errors import (
     AttemptsExhausted,
     BodyInvalid,
     BodyTooLarge,
+    BrokerError,
     CallTimeout,
     CircuitOpen,
     ConnectionFailed,
@@ -86,6 +91,7 @@ __all__ = [
     "AttemptsExhausted",
     "BodyInvalid",
     "BodyTooLarge",
+    "BrokerError",
     "CallTimeout",
     "CircuitOpen",
     "Codec",
@@ -105,6 +111,9 @@ __all__ = [
     "HookError",
     "HookFailed",
     "HttpError",
+    "HttpHandler",
+    "HttpRequest",
+    "HttpResponse",
     "InboxLimits",
     "JsonCodec",
     "LinkClosed",

@@ -1,4 +1,4 @@
-"""The server's side of the opening handshake: a byte stream in, a wire out.
+"""A server's fresh connection: a byte stream in, a wire out, or plain HTTP to its end.
 
 Three judges, each with its own field: `_http_head` says what is a sane HTTP
 request, the `websockets` package what is a WebSocket handshake, and the accept
@@ -6,7 +6,10 @@ hook who may come in. Whatever a stranger sends, the outcome is a wire, or one
 answer and a closed stream, or just a closed stream; within
 `limits.handshake_s`, in bounded memory, and never an exception.
 
-What comes behind the request is never taken for HTTP: it is the first frames.
+What comes behind the handshake is never taken for HTTP: it is the first frames.
+
+Where there is an HTTP handler, requests before the handshake are its own, and
+each head has `limits.handshake_s` again.
 
 Nothing logged here has a header's value or the query in it: they hold secrets.
 """
@@ -15,38 +18,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeAlias
+from functools import partial
+from typing import TypeAlias
 
 import attrs
 import trio
-from websockets.datastructures import Headers
-from websockets.exceptions import InvalidHeader, InvalidUpgrade
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
-from websockets.headers import parse_subprotocol
-from websockets.http11 import Request
-from websockets.protocol import State
 from websockets.server import ServerProtocol
-from websockets.typing import Subprotocol
 
-from ._handshake import Handshake, RequestHeaders
-from ._http_head import Items, Unfit, http_date, parse_head, read_head, turn_away
+from ._handshake import Handshake
+from ._http_head import Head, Unfit, parse_head, parse_request, read_head, turn_away
+from ._http_serve import HttpService
+from ._http_upgrade import handshake_of, new_protocol, upgrade
 from ._streams import DirectStream
 from ._tls import TlsStream
 from .errors import Refuse
 from .options import ServerLimits
 from .protocol.frames import BATCH_MARGIN_BYTES, PLAIN
 from .wires import Wire
-from .wires.websockets import QUIET, WebSocketsWire, size_limit
+from .wires.websockets import WebSocketsWire
 
 __all__ = ["AcceptHook", "Accepted", "accept", "remote_address"]
 
 _log = logging.getLogger("trio_rt.server")
-
-#: The `websockets` package's own defaults for a server: 36 KiB of windows and
-#: tables for each connection, where zlib's defaults take 288 (zlib's zconf.h).
-#: A client that cannot limit its window makes it 64 KiB.
-WINDOW_BITS: Final = 12
-MEMORY_LEVEL: Final = 5
 
 AcceptHook: TypeAlias = Callable[[Handshake], Awaitable[object]]
 
@@ -60,6 +53,77 @@ class Accepted:
     identity: object
 
 
+@attrs.frozen(kw_only=True)
+class _Door:
+    """How a stranger is let in, or served."""
+
+    stream: trio.abc.Stream
+    remote: str | None
+    limits: ServerLimits
+    hook: AcceptHook | None
+    path: str | None
+    http: HttpService | None
+    new_protocol: Callable[[], ServerProtocol]
+    new_wire: Callable[[ServerProtocol, bytes], WebSocketsWire]
+
+    @property
+    def secure(self) -> bool:
+        return isinstance(self.stream, (trio.SSLStream, TlsStream))
+
+    async def open(self) -> Accepted | None:
+        """The link; None for whoever is refused, served, or gone."""
+        found = await self._knock(None)
+        while isinstance(found, tuple):
+            assert self.http is not None
+            held = await self.http.answer(self.stream, *found, self.remote, secure=self.secure)
+            if held == b"":
+                held = await self.http.wait(self.stream) or None
+                if held is None:
+                    await self.stream.aclose()
+            found = None if held is None else await self._knock(held)
+        return found
+
+    async def _knock(self, held: bytes | None) -> Accepted | tuple[Head, bytes] | None:
+        """A link, or a request for the HTTP handler; `held` is None on a fresh connection."""
+        limits = self.limits
+        with trio.move_on_after(limits.handshake_s) as scope:
+            try:
+                return await self._read(held)
+            except Refuse as refusal:
+                why = refusal.text if isinstance(refusal, Unfit) else "by the accept hook"
+                _log.info("%s: refused with %d (%s)", self.remote, refusal.status, why)
+                await turn_away(self.stream, refusal)
+        if scope.cancelled_caught:
+            _log.info("%s: no handshake within %g s", self.remote, limits.handshake_s)
+        return None
+
+    async def _read(self, held: bytes | None) -> Accepted | tuple[Head, bytes] | None:
+        stream = self.stream
+        if held is None and isinstance(stream, (trio.SSLStream, TlsStream)):
+            await stream.do_handshake()
+        data, leftover = await read_head(stream, self.limits.header_bytes, held or b"")
+        if not data:
+            _log.debug("%s: gone without a request", self.remote)
+            return None
+        if self.http is None:
+            return await self._shake(parse_head(data, self.limits.headers), leftover)
+        head = parse_request(data, self.limits.headers)
+        if not head.upgrades:
+            return head, leftover
+        return await self._shake(parse_head(data, self.limits.headers), leftover)
+
+    async def _shake(self, head: Head, leftover: bytes) -> Accepted:
+        path = head.target.partition("?")[0]
+        if self.path is not None and head.upgrades and path != self.path:
+            raise Unfit(404, "no WebSocket here")
+        protocol = self.new_protocol()
+        response = upgrade(protocol, head)
+        handshake = handshake_of(head, self.remote, secure=self.secure)
+        identity = await _ask(self.hook, handshake)
+        await self.stream.send_all(response)
+        return Accepted(self.new_wire(protocol, leftover), handshake, identity)
+
+
 async def accept(
     stream: trio.abc.Stream,
     *,
@@ -70,12 +134,16 @@ async def accept(
     compression: bool,
     max_message_bytes: float,
     fragments: float,
+    path: str | None = None,
+    http: HttpService | None = None,
 ) -> Accepted | None:
     """Do the opening handshake on `stream`, a fresh connection of a stranger.
 
     `session_protocol` is taken wherever it is offered; `protocols` are the other
-    subprotocols known here, the favourite first. With none in common the link has none. All of it, TLS and the hook included, has
-    `limits.handshake_s`.
+    subprotocols known here, the favourite first. With none in common the link has
+    none. All of it, TLS and the hook included, has `limits.handshake_s`. `path`
+    is where handshakes are taken (None: anywhere). `http` serves what is no
+    handshake, for as long as it takes; None: it is refused.
 
     Returns None for whoever is refused or gone: answered where possible, and
     logged to `trio_rt.server`. If it does not return a wire then the stream
@@ -83,9 +151,8 @@ async def accept(
     """
     remote = remote_address(stream)
     known = (*(() if session_protocol is None else (session_protocol,)), *protocols, PLAIN)
-    protocol = _protocol(known, compression, max_message_bytes)
 
-    def make_wire(leftover: bytes) -> WebSocketsWire:
+    def new_wire(protocol: ServerProtocol, leftover: bytes) -> WebSocketsWire:
         is_session = protocol.subprotocol == session_protocol is not None
         margin = BATCH_MARGIN_BYTES if is_session else 0
         return WebSocketsWire(
@@ -96,102 +163,25 @@ async def accept(
             leftover=leftover,
         )
 
+    door = _Door(
+        stream=stream,
+        remote=remote,
+        limits=limits,
+        hook=hook,
+        path=path,
+        http=http,
+        new_protocol=partial(new_protocol, known, compression, max_message_bytes),
+        new_wire=new_wire,
+    )
     accepted = None
     try:
-        with trio.move_on_after(limits.handshake_s) as scope:
-            accepted = await _shake(stream, remote, protocol, limits, hook, make_wire)
-        if scope.cancelled_caught:
-            _log.info("%s: no handshake within %g s", remote, limits.handshake_s)
+        accepted = await door.open()
     except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
         _log.debug("%s: gone during the handshake (%s)", remote, type(error).__name__)
     finally:
         if accepted is None:
             await trio.aclose_forcefully(stream)
     return accepted
-
-
-async def _shake(
-    stream: trio.abc.Stream,
-    remote: str | None,
-    protocol: ServerProtocol,
-    limits: ServerLimits,
-    hook: AcceptHook | None,
-    make_wire: Callable[[bytes], WebSocketsWire],
-) -> Accepted | None:
-    secure = False
-    try:
-        if isinstance(stream, (trio.SSLStream, TlsStream)):
-            secure = True
-            await stream.do_handshake()
-        head, leftover = await read_head(stream, limits.header_bytes)
-        if not head:
-            _log.debug("%s: gone without a request", remote)
-            return None
-        target, items = parse_head(head, limits.headers)
-        response = _upgrade(protocol, target, items)
-        handshake = _handshake(target, items, remote, secure=secure)
-        identity = await _ask(hook, handshake)
-    except Refuse as refusal:
-        why = refusal.text if isinstance(refusal, Unfit) else "by the accept hook"
-        _log.info("%s: refused with %d (%s)", remote, refusal.status, why)
-        await turn_away(stream, refusal)
-        return None
-    await stream.send_all(response)
-    return Accepted(make_wire(leftover), handshake, identity)
-
-
-def _protocol(
-    protocols: Sequence[str], compression: bool, max_message_bytes: float
-) -> ServerProtocol:
-    def select(_: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-        return next((Subprotocol(known) for known in protocols if known in offered), None)
-
-    deflate = ServerPerMessageDeflateFactory(
-        server_max_window_bits=WINDOW_BITS,
-        client_max_window_bits=WINDOW_BITS,
-        compress_settings={"memLevel": MEMORY_LEVEL},
-    )
-    # OPEN from the start: the HTTP parser that CONNECTING begins with would
-    # wait for a request where the frames are.
-    return ServerProtocol(
-        state=State.OPEN,
-        extensions=[deflate] if compression else None,
-        select_subprotocol=select,
-        max_size=size_limit(max_message_bytes),
-        logger=QUIET,
-    )
-
-
-def _upgrade(protocol: ServerProtocol, target: str, items: Items) -> bytes:
-    """The 101 for this request; extensions and subprotocol are then in `protocol`."""
-    response = protocol.accept(Request(target, Headers(items)))
-    if response.status_code == 101:
-        del response.headers["Date"]
-        response.headers["Date"] = http_date()
-        return response.serialize()
-    fault = protocol.handshake_exc
-    if isinstance(fault, InvalidUpgrade):
-        raise Unfit(426, "this is a WebSocket server", headers={"Upgrade": "websocket"})
-    name = fault.name if isinstance(fault, InvalidHeader) else "WebSocket"
-    if name == "Sec-WebSocket-Version":
-        headers = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
-        raise Unfit(426, "the WebSocket version must be 13", headers=headers)
-    raise Unfit(response.status_code, f"bad {name} header")
-
-
-def _handshake(target: str, items: Items, remote: str | None, *, secure: bool) -> Handshake:
-    path, _, query = target.partition("?")
-    headers = RequestHeaders(items)
-    offers = map(parse_subprotocol, headers.get_all("Sec-WebSocket-Protocol"))
-    return Handshake(
-        path=path,
-        query=query,
-        headers=headers,
-        origin=headers.get("Origin"),
-        protocols=tuple(name for offer in offers for name in offer),
-        remote=remote,
-        secure=secure,
-    )
 
 
 async def _ask(hook: AcceptHook | None, handshake: Handshake) -> object:

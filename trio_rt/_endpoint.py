@@ -6,7 +6,7 @@ The verbs by which a program sends and subscribes stand on it, in `_verbs`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import attrs
@@ -22,6 +22,7 @@ from .message import Gap, Malformed, Outcome, Priority, dropped
 from .options import OnFull, OutboxLimits, check_number
 from .protocol.lanes import Entry
 from .protocol.session import Session
+from .protocol.tap import Tap
 
 __all__ = ["Endpoint", "Statistics", "WhenOffline"]
 
@@ -78,7 +79,7 @@ class Endpoint:
         It keeps the latest 256; each is also counted in `statistics()`.
         """
         inbox = self._session.inbox
-        return Stream(inbox.open_malformed(), inbox.close)
+        return Stream(inbox.open_malformed(), inbox)
 
     async def drain(self) -> None:
         """Wait until every accepted send has its outcome.
@@ -90,6 +91,7 @@ class Endpoint:
 
     def statistics(self) -> Statistics:
         session = self._session
+        session.count_posted()
         return Statistics(
             accepted=session.accepted,
             outcomes=dict(session.outcomes),
@@ -104,13 +106,42 @@ class Endpoint:
             latency_s=self._latest_latency_s(),
         )
 
+    @property
+    def link(self) -> Link | None:
+        """For the library alone: the link of the moment."""
+        return self._link
+
+    @property
+    def tap(self) -> Tap:
+        """For the library alone: the way past the books, where it is open."""
+        return self._session.tap
+
+    def post(self, entries: Sequence[EntryT]) -> bool:
+        """For the library alone: send or queue these. False: no room, from one of them on."""
+        mailbox = self._mailbox
+        now = mailbox.clock()
+        try:
+            return all(mailbox.try_put(entry, now) for entry in entries)
+        except trio.ClosedResourceError:
+            return True
+
+    @property
+    def largest_bytes(self) -> float:
+        """For the library alone: the largest encoded message that may be sent."""
+        return self._message_bytes
+
+    @property
+    def has_drained(self) -> bool:
+        """For the library alone: whether the outbox is half empty, in messages and in bytes."""
+        return self._session.lanes.is_half_empty
+
     def _latest_latency_s(self) -> float | None:
         now_s = None if self._link is None else self._link.latency_s
         return self._latency_s if now_s is None else now_s
 
     def _open_stream(
         self,
-        types: frozenset[str] | None,
+        types: tuple[str, ...] | None,
         reader: Callable[[Any], Any],
         capacity: int | None,
         on_full: OnFull,
@@ -118,9 +149,8 @@ class Endpoint:
         inbox = self._session.inbox
         if capacity is not None:
             check_number("capacity", capacity, least=1, whole=True, finite=True)
-        return Stream(
-            inbox.open(types, reader=reader, capacity=capacity, on_full=on_full), inbox.close
-        )
+        queue = inbox.open(types, reader=reader, capacity=capacity, on_full=on_full)
+        return Stream(queue, inbox)
 
     def _delivery(
         self,

@@ -46,6 +46,22 @@ class _Waiter:
 class Mailbox:
     """One for each connection or peer. `direct` and `wake` belong to the link of the moment."""
 
+    __slots__ = (
+        "_expiry",
+        "_settled_event",
+        "_waiters",
+        "_waiting",
+        "_wake_link",
+        "_watched",
+        "clock",
+        "closed",
+        "direct",
+        "session",
+        "soon",
+        "spawn",
+        "wake",
+    )
+
     def __init__(self, session: Session) -> None:
         self.session = session
         session.wake = self._wake_writer
@@ -181,6 +197,7 @@ class Mailbox:
     def close(self) -> None:
         """No more sends are taken. Those waiting for room raise `ClosedResourceError`."""
         self.closed = True
+        self.session.tap.open = False
         for waiters in self._waiters.values():
             while waiters:
                 self._resume(waiters.popleft())

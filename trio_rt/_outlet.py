@@ -19,13 +19,15 @@ without `try_send` both move with whole writes.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from types import MappingProxyType
 from typing import Final
 
 import trio
 
-from ._streams import Buffer, as_direct
+from ._streams import Buffer, DirectStream, as_direct
+from .protocol.tap import NO_TAP, Tap
 
 __all__ = ["CLOSE", "PING", "PONG", "Outlet"]
 
@@ -35,6 +37,7 @@ PING: Final = 1
 CLOSE: Final = 2
 
 _NOTHING: Final = memoryview(b"")
+_NO_CONTROL: Final[Mapping[int, bytes]] = MappingProxyType({})
 
 
 class Outlet:
@@ -49,6 +52,7 @@ class Outlet:
         "_holds_back",
         "_rest",
         "_stream",
+        "_tap",
         "_written",
         "broken",
         "taken",
@@ -57,9 +61,10 @@ class Outlet:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
         self._direct = as_direct(stream)
-        self._holds_back = hasattr(stream, "pending")
+        self._holds_back = hasattr(stream, "pending") and not isinstance(stream, DirectStream)
+        self._tap = NO_TAP
         self._rest = _NOTHING
-        self._control: dict[int, bytes] = {}
+        self._control = _NO_CONTROL
         self._busy = False
         self._accepted = 0
         self._ends: list[int] = []
@@ -108,6 +113,7 @@ class Outlet:
         """
         if not self.ready:
             return False
+        self._tap.open = False
         data = b"".join(frames)
         base = self._accepted
         sent = self._try(data)
@@ -131,10 +137,29 @@ class Outlet:
         if self.broken:
             return
         was_idle = self.idle
-        self._control[slot] = frame
+        self._tap.open = False
+        self._control = {**self._control, slot: frame}
         if was_idle and self._direct is not None:
             self._take_control()
             self._rest = self._rest[self._try(self._rest) :]
+
+    def open_tap(self) -> Tap:
+        """A way past this to the socket, open where it is ready; the next write here shuts it."""
+        stream = self._direct
+        if self._tap is NO_TAP and stream is not None and not self._holds_back:
+            # The socket's own, where there is one: two calls less.
+            self._tap = Tap(stream.socket.send if isinstance(stream, DirectStream) else stream.try_send)
+        if self._tap is not NO_TAP:
+            self._tap.open = self.ready
+        return self._tap
+
+    def take_rest(self, data: bytes, sent: int, frames: Sequence[bytes]) -> None:
+        """Of `data`, `frames` joined, `sent` bytes went by the tap: the others are the remainder."""
+        base = self._accepted
+        self._tap.open = False
+        self.taken = self._accepted = base + sent
+        self._rest = memoryview(data)[sent:]
+        self._add_ends(frames, base)
 
     def _try(self, data: Buffer) -> int:
         assert self._direct is not None
@@ -150,7 +175,7 @@ class Outlet:
 
     def _take_control(self) -> None:
         frames = [frame for _, frame in sorted(self._control.items())]
-        self._control.clear()
+        self._control = _NO_CONTROL
         self._rest = memoryview(b"".join(frames))
 
     # -- the writer task ----------------------------------------------------
@@ -184,6 +209,7 @@ class Outlet:
         if self._busy:
             raise trio.BusyResourceError("another task is writing on this link")
         self._busy = True
+        self._tap.open = False
         try:
             waited = await self._drain()
             if frames is not None:

@@ -27,12 +27,12 @@ class Pace:
     def __init__(self) -> None:
         self._calls = 0
         self._until = 0.0
-        # `trio.current_time`, without looking up the run each time.
-        self._clock = trio.lowlevel.current_clock().current_time
+        # For `trio.current_time`, without looking up the run each time.
+        self._clock = trio.lowlevel.current_clock()
 
     def is_due(self) -> bool:
         """Count a call; whether it is to be a full checkpoint."""
-        return self.is_due_at(self._clock())
+        return self.is_due_at(self._clock.current_time())
 
     def is_due_at(self, now: float) -> bool:
         """The same for who has looked at trio's clock."""
@@ -47,4 +47,4 @@ class Pace:
     def restart(self) -> None:
         """The count starts anew, without a checkpoint: for who is about to wait."""
         self._calls = CALLS
-        self._until = self._clock() + SPAN_S
+        self._until = self._clock.current_time() + SPAN_S

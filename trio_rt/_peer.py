@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import trio
 
+from ._aide import Aide, Task
 from ._beats import Beats
 from ._endpoint import Endpoint
 from ._handshake import Handshake
@@ -53,6 +54,11 @@ class Served(Endpoint):
     #: Its name in the server's books; "" without a session.
     session_id = ""
 
+    #: For a hub: called with True when a link is up and sends may flow, and with
+    #: False when it is down. It must not wait, nor raise. Whoever sets it in the
+    #: handler has missed the first True, and finds that link by `linked`.
+    on_link: Callable[[bool], None] | None = None
+
     def _prepare(self, handshake: Handshake, identity: object, close_timeout_s: float) -> None:
         #: What the accept hook returned; None without a hook.
         self.identity: Any = identity
@@ -68,9 +74,13 @@ class Served(Endpoint):
         self._handled = False
         self.gone = False
         self._scope = trio.CancelScope()
-        # What is to run beside the handler, and cannot yet.
-        self._early: list[Callable[[], Awaitable[None]]] = []
-        self._mailbox.spawn = self._early.append
+        # What runs beside the handler, and what cannot yet.
+        self._nursery: trio.Nursery | None = None
+        self._early: tuple[Task, ...] = ()
+        self._aides: tuple[Aide, ...] = ()
+        # What one of them raised: a bug.
+        self._fault: Exception | None = None
+        self._mailbox.spawn = self._start
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin to close: no more sends are taken; what is queued is sent first.
@@ -89,37 +99,68 @@ class Served(Endpoint):
 
     # For the server alone
 
-    async def live(self, handler: Callable[[Any], Awaitable[object]]) -> None:
-        """Run the handler. Ends when it has ended and the client is gone."""
-        with self._scope:
-            async with trio.open_nursery() as nursery:
-                self._mailbox.spawn = nursery.start_soon
+    async def live(
+        self,
+        handler: Callable[[Any], Awaitable[object]],
+        nursery: trio.Nursery,
+        ended: Callable[[Served], None],
+    ) -> None:
+        """A task: runs the handler, until that has ended and the client is gone.
+
+        `nursery` is for the tasks beside it, which end with it. `ended` is called at
+        the end. Raises nothing.
+        """
+        code = 1000
+        try:
+            with self._scope:
+                self._nursery = nursery
                 for task in self._early:
-                    nursery.start_soon(task)
-                await self._handle(handler)
+                    self._start(task)
+                try:
+                    await handler(self)
+                except* Exception as errors:
+                    code = 1011
+                    self._report(errors)
+                self._handled = True
+                self.close(code)
                 if not self.gone:
                     await trio.sleep_forever()
-                nursery.cancel_scope.cancel()
+        except Exception as error:
+            self._failed(error)
+        finally:
+            for aide in self._aides:
+                await aide.end()  # noqa: ASYNC102, shielded, and soon over
+            if self._fault is not None:
+                complaint = "%s: a fault of the server itself"
+                logger.error(complaint, self.handshake.remote, exc_info=self._fault)
+            ended(self)
 
-    async def run_link(
-        self,
-        wire: Wire,
-        words: Batch | None,
-        pulse: Pulse | None,
-        beats: Beats,
-        opened: Callable[[], None],
-    ) -> Link:
-        """Run a link to its end; `words` go first, and `opened` is called when sends may flow."""
-        self._link = link = Link(wire, self._mailbox, pulse, self._heartbeat_maker)
+    def _start(self, task: Task) -> None:
+        """Run `task` beside the handler, and no longer."""
+        if self._nursery is None:
+            self._early += (task,)
+        else:
+            self._aides += (Aide(self._nursery, task, self._failed),)
+
+    def _failed(self, fault: Exception) -> None:
+        self._fault = self._fault or fault
+        self._scope.cancel()
+
+    def take_link(self, wire: Wire, words: Batch | None, pulse: Pulse | None, beats: Beats) -> Link:
+        """The link on `wire`, which is to be run, and then to be given to `drop_link`.
+
+        `words` go out before all else.
+        """
+        self._link = link = Link(wire, self._mailbox, pulse, self._heartbeat_maker, words)
         if pulse is not None:
             beats.add(link)
-        try:
-            await link.run(opened, words=words, beats=False)
-        finally:
-            self._latency_s = self._latest_latency_s()
-            if self._link is link:
-                self._link = None
         return link
+
+    def drop_link(self, link: Link) -> None:
+        """It is over."""
+        self._latency_s = self._latest_latency_s()
+        if self._link is link:
+            self._link = None
 
     def check_hello(self, hello: Hello) -> None:
         """Raise the `LinkClosed` that it is if the client cannot stand where it says."""
@@ -149,7 +190,7 @@ class Served(Endpoint):
         link = self._link
         if link is not None:
             link.fail(LinkClosed(TAKEN_OVER, "taken over", by_peer=False))
-            await link.down.wait()
+            await link.wait_down()
             if self._link is link:
                 self._link = None
 
@@ -163,16 +204,6 @@ class Served(Endpoint):
         self._mailbox.moved()
         left_s = 0 if self._handled else self._close_timeout_s
         self._scope.deadline = trio.current_time() + left_s
-
-    async def _handle(self, handler: Callable[[Any], Awaitable[object]]) -> None:
-        code = 1000
-        try:
-            await handler(self)
-        except* Exception as errors:
-            code = 1011
-            self._report(errors)
-        self._handled = True
-        self.close(code)
 
     def _report(self, errors: ExceptionGroup[Exception]) -> None:
         # A handler that finds out by its next call that its client is gone, or

@@ -329,7 +329,7 @@ class RequestVerbs(EnvelopeVerbs):
         data = codec.encode(type, payload, meta)
         ask: Ask
         if session.syntax is None:
-            session.requests.expect(meta.id, call)
+            session.expect(meta.id, call)
             ask = ForeignAsk(data, codec.binary, priority, call=call, session=session)
         else:
             frame = Req(

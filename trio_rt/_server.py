@@ -18,6 +18,7 @@ cancelled.
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,10 +31,12 @@ from ._accept import Accepted, AcceptHook, accept, remote_address
 from ._ambient import ambient
 from ._beats import Beats
 from ._http_head import turn_away
+from ._http_serve import HttpHandler, HttpService
+from ._listen import accept_all
 from ._peer import Peer, RawPeer, Served
 from ._sessions import Sessions
 from ._streams import direct_stream
-from ._tasks import LAST_WORDS_S
+from ._tasks import LAST_WORDS_S, Link
 from ._tls import TlsStream
 from ._welcome import receive_hello
 from .errors import LinkClosed, OptionError, Refuse
@@ -86,6 +89,8 @@ class _Settings:
     compression: bool
     ssl_context: ssl.SSLContext | None
     close_timeout_s: float
+    path: str | None
+    http: HttpHandler | None
 
 
 class Server:
@@ -102,6 +107,7 @@ class Server:
         self._peers: dict[Served, bool] = {}
         self._beats = Beats()
         self._sessions = Sessions(settings.session or SessionLimits())
+        self._http = None if settings.http is None else HttpService(settings.http, settings.limits)
         self._nursery: trio.Nursery
         self._listening = trio.CancelScope()
         self._drains_over_s: float | None = None
@@ -130,13 +136,16 @@ class Server:
 
         Their closes (1012, with the advice to wait a random part of `over_s`)
         are spread over `over_s`, so that they do not all return at once; who is
-        still in the handshake is closed behind it. A session without a link ends
+        still in the handshake is closed behind it. Plain HTTP ends behind the answers
+        that are being made. A session without a link ends
         at once. Ends when the last peer is gone; `serve()` then returns. Cancelling leaves the server without
         listeners, and the other peers connected.
         """
         check_number("over_s", over_s, finite=True)
         self._listening.cancel()
         self._drains_over_s = over_s
+        if self._http is not None:
+            self._http.drain()
         await trio.lowlevel.checkpoint()
         for peer in [peer for peer in self._peers if not peer.linked]:
             self._end(peer)
@@ -157,9 +166,7 @@ class Server:
                     nursery.start_soon(self._sessions.run)
                 task_status.started(self)
                 with self._listening:  # it closes the listeners
-                    await trio.serve_listeners(
-                        self._serve_stream, self._listeners, handler_nursery=nursery
-                    )
+                    await accept_all(self._listeners, nursery, self._serve_stream)
                 while self._is_busy:
                     await self._quiet.wait()
                 nursery.cancel_scope.cancel()
@@ -180,14 +187,20 @@ class Server:
                 await self._turn_away(stream, remote)
                 return
             self._count(remote, 1)
+            entered = None
             try:
-                accepted = await self._let_in(stream)
-                if accepted is not None:
-                    await self._attend(accepted)
+                entered = await self._enter(stream)
+                if entered is not None:
+                    peer, link = entered
+                    await link.run_in(self._nursery, self._changed, peer)
             finally:
+                if entered is not None:
+                    self._leave(*entered)
                 self._count(remote, -1)
         except Exception:
             logger.exception("%s: a fault of the server itself", remote)
+        finally:
+            await trio.aclose_forcefully(stream)
 
     def _is_full(self, remote: str | None) -> bool:
         limits = self._settings.limits
@@ -235,6 +248,8 @@ class Server:
             compression=settings.compression,
             max_message_bytes=settings.inbox.message_bytes,
             fragments=settings.inbox.fragments,
+            path=settings.path,
+            http=self._http,
         )
         if accepted is None:
             return None
@@ -244,37 +259,36 @@ class Server:
             return None
         return accepted
 
-    async def _attend(self, accepted: Accepted) -> None:
-        """Run a link to its end: of a new peer, or of one that comes back."""
+    async def _enter(self, stream: trio.abc.Stream) -> tuple[Served, Link] | None:
+        """Whose link this connection is, to be run: of a new peer, or of one that comes back."""
+        accepted = await self._let_in(stream)
+        if accepted is None:
+            return None
         syntax, wire = self._settings.syntax, accepted.wire
-        words: Batch | None = None
         if syntax is None or wire.subprotocol != syntax.subprotocol:
             peer: Served = self._new_peer(accepted, None)
-        else:
-            found = None
-            try:
-                found = await self._introduce(accepted, syntax)
-            finally:
-                if found is None:
-                    wire.abort()
-            if found is None:
-                return
-            peer, words = found
+            return peer, peer.take_link(wire, None, self._pulse(), self._beats)
+        found = None
         try:
-            link = await peer.run_link(
-                wire, words, self._pulse(), self._beats, lambda: self._begin(peer)
-            )
-        except Exception:
-            self._end(peer)  # a fault of the server itself, and not to be met again
-            raise
+            found = await self._introduce(accepted, syntax)
         finally:
-            if not peer.linked and not peer.is_resumable:
-                self._end(peer)
-        if not peer.linked:
-            if link.cause is None or self._drains_over_s is not None:
-                self._end(peer)
-            else:
-                self._sessions.keep(peer)
+            if found is None:
+                wire.abort()
+        if found is None:
+            return None
+        peer, words = found
+        return peer, peer.take_link(wire, words, self._pulse(), self._beats)
+
+    def _leave(self, peer: Served, link: Link) -> None:
+        """The end of a link. After a fault of the server itself its peer is not met again."""
+        peer.drop_link(link)
+        if peer.linked:
+            return
+        is_lost = link.has_parted and link.cause is not None
+        if is_lost and peer.is_resumable and self._drains_over_s is None:
+            self._sessions.keep(peer)
+        else:
+            self._end(peer)
 
     async def _introduce(self, accepted: Accepted, syntax: Syntax) -> tuple[Served, Batch] | None:
         """Whose session it is, and the welcome; None for who does not speak the protocol."""
@@ -320,7 +334,7 @@ class Server:
                 close_timeout_s=settings.close_timeout_s,
             )
         else:
-            kept = settings.session
+            kept = None if syntax is None else settings.session
             peer = Peer(
                 accepted.handshake,
                 accepted.identity,
@@ -335,24 +349,24 @@ class Server:
         self._peers[peer] = False
         return peer
 
-    def _begin(self, peer: Served) -> None:
-        """A link is open: the handler runs from the first one on."""
+    def _changed(self, peer: Served, up: bool) -> None:
+        """A link is open, or no more: the handler runs from the first one on."""
+        if peer.on_link is not None:
+            peer.on_link(up)
+        if not up:
+            return
         if not self._peers[peer]:
             self._peers[peer] = True
-            self._nursery.start_soon(self._live, peer)
+            self._nursery.start_soon(peer.live, self._settings.handler, self._nursery, self._over)
         if self._drains_over_s is not None:
             peer.close(1012, _advice(self._drains_over_s))
 
-    async def _live(self, peer: Served) -> None:
-        try:
-            await peer.live(self._settings.handler)
-        except Exception:
-            logger.exception("%s: a fault of the server itself", peer.handshake.remote)
-        finally:
-            self._sessions.forget(peer)
-            peer.end()
-            del self._peers[peer]
-            self._settle_down()
+    def _over(self, peer: Served) -> None:
+        """The handler has ended, and the client is gone."""
+        self._sessions.forget(peer)
+        peer.end()
+        del self._peers[peer]
+        self._settle_down()
 
     def _end(self, peer: Served) -> None:
         """The client of `peer` is gone for good."""
@@ -405,6 +419,8 @@ async def serve(
     compression: bool = ...,
     ssl_context: ssl.SSLContext | None = ...,
     close_timeout_s: float = ...,
+    path: str | None = ...,
+    http: HttpHandler | None = ...,
     task_status: trio.TaskStatus[Server] = ...,
 ) -> None: ...
 @overload
@@ -424,6 +440,8 @@ async def serve(
     compression: bool = ...,
     ssl_context: ssl.SSLContext | None = ...,
     close_timeout_s: float = ...,
+    path: str | None = ...,
+    http: HttpHandler | None = ...,
     task_status: trio.TaskStatus[Server] = ...,
 ) -> None: ...
 async def serve(
@@ -449,6 +467,9 @@ async def serve(
     - `protocols`: subprotocols known here, the favourite first.
     - `limits`, `liveness`, `outbox`, `inbox`: of each client; see their classes.
     - `compression`: agree to permessage-deflate.
+    - `path`: where WebSockets are taken, as sent and without the query. None: everywhere.
+    - `http(request)`: answers every request that asks for no WebSocket, with an
+      `HttpResponse` or by `Refuse`. None: they are refused. `limits` hold for them too.
     - `close_timeout_s`: for the drain and closing handshake of a peer, and for
       what a handler has to do when its peer is gone.
 
@@ -476,6 +497,8 @@ async def serve_listeners(
     compression: bool = ...,
     ssl_context: ssl.SSLContext | None = ...,
     close_timeout_s: float = ...,
+    path: str | None = ...,
+    http: HttpHandler | None = ...,
     task_status: trio.TaskStatus[Server] = ...,
 ) -> None: ...
 @overload
@@ -494,6 +517,8 @@ async def serve_listeners(
     compression: bool = ...,
     ssl_context: ssl.SSLContext | None = ...,
     close_timeout_s: float = ...,
+    path: str | None = ...,
+    http: HttpHandler | None = ...,
     task_status: trio.TaskStatus[Server] = ...,
 ) -> None: ...
 async def serve_listeners(
@@ -522,8 +547,16 @@ def _settings(
     compression: bool = False,
     ssl_context: ssl.SSLContext | None = None,
     close_timeout_s: float = 5.0,
+    path: str | None = None,
+    http: HttpHandler | None = None,
 ) -> _Settings:
     check_number("close_timeout_s", close_timeout_s)
+    if path is not None and not (isinstance(path, str) and re.fullmatch(r"/[!-~]*", path)):
+        raise OptionError("path", 'must begin with "/" and be as it is sent', path)
+    if path is not None and "?" in path:
+        raise OptionError("path", "must have no query", path)
+    if http is not None and not callable(http):
+        raise OptionError("http", "must be a function", http)
     if codec == "raw" and liveness is not None and liveness.beat == "both":
         raise OptionError("liveness.beat", 'must be "ping" under codec="raw"', liveness.beat)
     resolved = None if codec == "raw" else resolve_codec(codec)
@@ -541,4 +574,6 @@ def _settings(
         compression=compression,
         ssl_context=ssl_context,
         close_timeout_s=close_timeout_s,
+        path=path,
+        http=http,
     )

@@ -6,7 +6,6 @@ here is only the waiting.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import TracebackType
 from typing import Generic, Self, TypeVar, cast
 
@@ -14,7 +13,7 @@ import trio
 
 from ._pace import Pace
 from .errors import OptionError
-from .protocol.inbox import Queue
+from .protocol.inbox import Inbox, Queue
 
 __all__ = ["Stream"]
 
@@ -31,9 +30,11 @@ class Stream(trio.abc.ReceiveChannel[ItemT], Generic[ItemT]):
     `StreamOverflow` once it has overflowed and what it held is read.
     """
 
-    def __init__(self, queue: Queue, close: Callable[[Queue], None]) -> None:
+    __slots__ = ("_inbox", "_pace", "_queue", "_receiving", "_task")
+
+    def __init__(self, queue: Queue, inbox: Inbox) -> None:
         self._queue = queue
-        self._close = close
+        self._inbox = inbox
         self._pace = Pace()
         self._receiving = False
         self._task: trio.lowlevel.Task
@@ -64,14 +65,13 @@ class Stream(trio.abc.ReceiveChannel[ItemT], Generic[ItemT]):
         else:  # it has to wait, which is a turn; but what was held for the first stream is here
             self._pace.restart()
         item = self._queue.take()
-        return cast(ItemT, item) if item is not None else await self._receive()
-
-    async def _receive(self) -> ItemT:
+        if item is not None:
+            return cast(ItemT, item)
         self._begin()
         try:
             while (item := self._queue.take()) is None:
-                self._check_open()
-                await self._wait()
+                self._prepare_to_wait()
+                await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
             return cast(ItemT, item)
         finally:
             self._receiving = False
@@ -97,8 +97,8 @@ class Stream(trio.abc.ReceiveChannel[ItemT], Generic[ItemT]):
         try:
             await trio.lowlevel.checkpoint()
             while not (items := self._queue.take_many(limit)):
-                self._check_open()
-                await self._wait()
+                self._prepare_to_wait()
+                await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
             return cast(list[ItemT], items)
         finally:
             self._receiving = False
@@ -106,7 +106,7 @@ class Stream(trio.abc.ReceiveChannel[ItemT], Generic[ItemT]):
     def close(self) -> None:
         """Stop receiving; what the stream held is discarded. Idempotent."""
         if not self._queue.closed:
-            self._close(self._queue)
+            self._inbox.close(self._queue)
 
     async def aclose(self) -> None:
         self.close()
@@ -128,10 +128,10 @@ class Stream(trio.abc.ReceiveChannel[ItemT], Generic[ItemT]):
         if queue.ended:
             raise trio.EndOfChannel
 
-    async def _wait(self) -> None:
+    def _prepare_to_wait(self) -> None:
+        self._check_open()
         self._task = trio.lowlevel.current_task()
         self._queue.wake = self._resume
-        await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
 
     def _resume(self) -> None:
         trio.lowlevel.reschedule(self._task)

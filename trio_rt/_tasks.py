@@ -18,11 +18,12 @@ takes it, and the writer stays away meanwhile.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
 
 import trio
 
+from ._aide import Aide, Task
 from ._ambient import ambient
 from ._mailbox import Mailbox
 from ._waker import Waker
@@ -37,9 +38,41 @@ __all__ = ["Link"]
 #: How long a link that cannot be written any more may still be read.
 LAST_WORDS_S: Final = 0.5
 
+OwnerT = TypeVar("OwnerT")
+
 
 class Link:
     """One live wire under a mailbox's session."""
+
+    __slots__ = (
+        "__weakref__",
+        "_aides",
+        "_bytes_in",
+        "_direct",
+        "_down",
+        "_fault",
+        "_heartbeat",
+        "_is_down",
+        "_mailbox",
+        "_nursery",
+        "_pongs",
+        "_sender_writes",
+        "_session",
+        "_soon",
+        "_taken",
+        "_words",
+        "_work",
+        "cause",
+        "close_by",
+        "close_with",
+        "has_parted",
+        "opened_at",
+        "over",
+        "proven",
+        "pulse",
+        "scope",
+        "wire",
+    )
 
     def __init__(
         self,
@@ -47,18 +80,20 @@ class Link:
         mailbox: Mailbox,
         pulse: Pulse | None,
         heartbeat: Callable[[], Heartbeat] | None,
+        words: Frame | None = None,
     ) -> None:
+        """`words` go out before all else."""
         self.wire = wire
         self.pulse = pulse
         self.cause: LinkError | None = None
         #: Cancelled to end the link; without a cause, by a closing handshake.
-        self.scope: trio.CancelScope
+        self.scope = trio.CancelScope()
         self.close_with = (1000, "")
         #: When the closing handshake must be over.
         self.close_by = math.inf
         self.over = False
-        #: Set when the session is free for another link.
-        self.down = trio.Event()
+        #: It has come to its end without a fault of ours, and without being cancelled.
+        self.has_parted = False
         self.opened_at = trio.current_time()
         #: Whether the peer has shown life above TCP: a pong, or any message.
         #: Where no pong is asked for, that it lasts has to do.
@@ -66,8 +101,17 @@ class Link:
         self._mailbox = mailbox
         self._session = mailbox.session
         self._heartbeat = heartbeat
-        self._work = Waker()
-        self._writing = False
+        self._words = words
+        # The tasks beside the reader, and where they run.
+        self._nursery: trio.Nursery
+        self._aides: tuple[Aide, ...] = ()
+        # What one of them raised: a bug.
+        self._fault: Exception | None = None
+        # What there is for the writer; None until it is started.
+        self._work: Waker | None = None
+        # Whether the session is free for another link, and set then for who waits.
+        self._is_down = False
+        self._down: trio.Event | None = None
         # How a sender writes by itself: at once, or in a turn of the loop. In that
         # turn the writer has to stay away.
         self._direct = self._write_directly if wire.sends_at_once else None
@@ -77,42 +121,110 @@ class Link:
         self._taken: Sequence[Frame] = ()
         self._bytes_in = wire.bytes_in
         self._pongs = 0
-        self._spawn: Callable[[Callable[[], Awaitable[None]]], None]
 
     @property
     def latency_s(self) -> float | None:
         """Round trip of the last ping that was answered."""
         return None if self.pulse is None else self.pulse.latency_s
 
-    async def run(
-        self,
-        opened: Callable[[], None],
-        *,
-        words: Frame | None = None,
-        beats: bool = True,
-    ) -> None:
+    async def run(self, opened: Callable[[], None]) -> None:
         """Run the link to its end: its first trouble, or `scope` cancelled.
 
-        `words` go out before all else; `opened` is called once the outbox may
-        flow. A server has one beat for all its peers (`beats=False`), and lets
-        the calling task read: fewer tasks for an idle peer.
+        `opened` is called once the outbox may flow.
         """
+        async with trio.open_nursery() as nursery:
+            await self.run_in(nursery, _once_up, opened, beats=True)
+
+    async def run_in(
+        self,
+        nursery: trio.Nursery,
+        changed: Callable[[OwnerT, bool], None],
+        owner: OwnerT,
+        *,
+        beats: bool = False,
+    ) -> None:
+        """The same in a nursery that others use too: the calling task reads.
+
+        `changed(owner, True)` is called once the outbox may flow, and
+        `changed(owner, False)` when it may no more. A server has one beat for all its
+        peers (`beats=False`).
+        """
+        self._nursery = nursery
+        is_up = False
         try:
-            await self._run_tasks(opened, words, beats=beats)
-            if self.cause is None:
-                with trio.move_on_at(self.close_by):
-                    await self._say_bye()
-                    await self.wire.close(*self.close_with)
-            elif isinstance(self.cause, LinkClosed) and not self.cause.by_peer:
-                # A plain abort with data unread would reset the connection
-                # before the peer has seen the code that tells what was wrong.
-                with trio.move_on_after(LAST_WORDS_S):
-                    await self.wire.close(self.cause.code, self.cause.reason)
+            try:
+                with self.scope:
+                    if self._words is not None:
+                        await self._say_words()
+                    self._come_up()
+                    is_up = True
+                    changed(owner, True)
+                    if self._session.ready_at(trio.current_time()) < math.inf:
+                        self._wake()
+                    if beats:
+                        self._start(self.beat)
+                    await self.read()
+            finally:
+                self.over = True
+                for aide in self._aides:
+                    await aide.end()  # noqa: ASYNC102, shielded, and soon over
+                self._go_down()
+                if is_up:
+                    changed(owner, False)
+            if self._fault is not None:
+                raise self._fault
+            await self._part()
+            self.has_parted = True
         finally:
             if self.cause is None:
                 # Without waiting; where the link is closed already, it is nothing.
                 self.wire.close_nowait(1001, last=self._session.farewell(self.close_with[1]))
             self.wire.abort()
+
+    async def _say_words(self) -> None:
+        assert self._words is not None
+        words, self._words = self._words, None
+        try:
+            await self.wire.send((words,))
+        except trio.BrokenResourceError as error:
+            self.fail(LinkClosed(1006, str(error)))
+            await trio.lowlevel.checkpoint()
+
+    def _come_up(self) -> None:
+        self._mailbox.link_up(self._direct, self._soon, self._wake, self.wire.written)
+        if self.wire.sends_at_once and self._session.numbered is not None:
+            self._session.flush = self._flush  # for requests, which go through sessions
+        self.wire.on_control = self._attend
+
+    def _go_down(self) -> None:
+        """Nothing of this link writes any more: the session is free."""
+        self._session.flush = None
+        self._session.written(self.wire.written)
+        self._mailbox.link_down()
+        self._is_down = True
+        if self._down is not None:
+            self._down.set()
+
+    async def wait_down(self) -> None:
+        """Wait until the session is free for another link."""
+        if self._is_down:
+            await trio.lowlevel.checkpoint()
+            return
+        if self._down is None:
+            self._down = trio.Event()
+        await self._down.wait()
+
+    async def _part(self) -> None:
+        """The last words: of an end that is wanted, or of what was wrong."""
+        if self.cause is None:
+            with trio.move_on_at(self.close_by):
+                await self._say_bye()
+                await self.wire.close(*self.close_with)
+        elif isinstance(self.cause, LinkClosed) and not self.cause.by_peer:
+            # A plain abort with data unread would reset the connection
+            # before the peer has seen the code that tells what was wrong.
+            with trio.move_on_after(LAST_WORDS_S):
+                await self.wire.close(self.cause.code, self.cause.reason)
 
     async def _say_bye(self) -> None:
         """Tell the other side of a session that this was no mishap."""
@@ -123,38 +235,13 @@ class Link:
             except trio.BrokenResourceError:
                 pass  # it will find out
 
-    async def _run_tasks(
-        self, opened: Callable[[], None], words: Frame | None, *, beats: bool
-    ) -> None:
-        mailbox = self._mailbox
-        try:
-            async with trio.open_nursery() as nursery:
-                self.scope = nursery.cancel_scope
-                self._spawn = nursery.start_soon
-                if words is not None:
-                    try:
-                        await self.wire.send((words,))
-                    except trio.BrokenResourceError as error:
-                        self.fail(LinkClosed(1006, str(error)))
-                        await trio.lowlevel.checkpoint()
-                mailbox.link_up(self._direct, self._soon, self._wake, self.wire.written)
-                if self.wire.sends_at_once:
-                    self._session.flush = self._flush
-                self.wire.on_control = self._attend
-                opened()
-                if self._session.ready_at(trio.current_time()) < math.inf:
-                    self._wake()
-                if beats:
-                    nursery.start_soon(self.beat)
-                    nursery.start_soon(self.read)
-                else:
-                    await self.read()
-        finally:
-            self.over = True
-            self._session.flush = None
-            self._session.written(self.wire.written)
-            mailbox.link_down()
-            self.down.set()
+    def _start(self, task: Task) -> None:
+        """Run `task` beside the reader, and no longer."""
+        self._aides += (Aide(self._nursery, task, self._failed),)
+
+    def _failed(self, fault: Exception) -> None:
+        self._fault = self._fault or fault
+        self.scope.cancel()
 
     def fail(self, cause: LinkError) -> None:
         """Record the first cause and end the link."""
@@ -166,18 +253,17 @@ class Link:
         """Let the writer run; it is started when there is first something for it."""
         if self.over:
             return
-        if not self._writing:
-            self._writing = True
-            self._spawn(self.write)
+        if self._work is None:
+            self._work = Waker()
+            self._start(self.write)
         self._work.wake()
 
     async def read(self) -> None:
         """The reader: wire -> session -> streams."""
         session, wire, mailbox = self._session, self.wire, self._mailbox
         try:
-            arriving = session.arriving
             while True:
-                if arriving:
+                if session.arriving:
                     self.proven = True
                     while not session.route():
                         # Two, since tasks run in any order within a turn: only
@@ -197,17 +283,17 @@ class Link:
         except LinkError as cause:
             self.fail(cause)
         finally:
-            # The nursery may close now, and take no writer any more.
-            self.over = True
+            self.over = True  # and no writer is to be started any more
 
     async def write(self) -> None:
         """The writer: what could not be written directly, and every batch."""
-        session, wire, mailbox = self._session, self.wire, self._mailbox
+        session, wire, mailbox, work = self._session, self.wire, self._mailbox, self._work
+        assert work is not None
         try:
             while True:
                 # A shut window opens by an ack, and then the session wakes.
                 mailbox.wake = None if session.is_shut else self._wake
-                await self._work.wait(session.ready_at(trio.current_time()))
+                await work.wait(session.ready_at(trio.current_time()))
                 while not self._sender_writes:
                     if wire.wants_flush:
                         await wire.flush()
@@ -300,6 +386,22 @@ class Link:
             self._wake()
         return True
 
+    def open_tap(self) -> bool:
+        """Whether all is idle: then the session's tap is open until anything is not."""
+        session = self._session
+        if self._taken or self._mailbox.closed or not session.is_quiet():
+            return False
+        session.tap = tap = self.wire.open_tap()
+        return tap.open
+
+    def post_rest(
+        self, data: bytes, sent: int, frames: Sequence[bytes], entries: Sequence[Entry]
+    ) -> None:
+        """Of `data`, these messages' `frames` joined, the tap took `sent` bytes and no more."""
+        self.wire.take_rest(data, sent, frames)
+        self._session.posted_in_part(entries, self.wire.written)
+        self._wake()
+
     def _flush(self) -> None:
         """Write what waits, if that needs no waiting: there is a batch of it already.
 
@@ -344,3 +446,8 @@ class Link:
             ):
                 self._wake()
         return sent
+
+
+def _once_up(opened: Callable[[], None], up: bool) -> None:
+    if up:
+        opened()

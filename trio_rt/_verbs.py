@@ -59,6 +59,11 @@ class EnvelopeVerbs(Endpoint):
         self._timestamp = 0
         self._stamp_until = -math.inf
 
+    @property
+    def codec(self) -> Codec:
+        """For the library alone: how messages are encoded here."""
+        return self._codec
+
     async def send(
         self,
         type: str,
@@ -210,7 +215,7 @@ class EnvelopeVerbs(Endpoint):
             if not isinstance(name, str):
                 raise OptionError("types", "must be strings", name)
         return self._open_stream(
-            frozenset(types) if types else None,
+            tuple(dict.fromkeys(types)) or None,
             payload_reader(self._codec, as_),
             capacity,
             on_full,

@@ -22,6 +22,7 @@
     ├── Offline                    `when_offline="fail"`, and no link is up
     ├── NoSession                  asks for what only a session can give
     ├── Refused                    a request that the other side did not fulfil
+    ├── BrokerError            the store of a hub's rooms cannot be reached, or refuses
     ├── StreamOverflow             a stream opened with `on_full="fail"` was full
     ├── HttpError                  a layer of `trio_rt.http` ended a call
     │   ├── CallTimeout            `timeout_s` was over; has the `stage`
@@ -51,6 +52,7 @@ __all__ = [
     "AttemptsExhausted",
     "BodyInvalid",
     "BodyTooLarge",
+    "BrokerError",
     "CallTimeout",
     "CircuitOpen",
     "ConnectionFailed",
@@ -287,6 +289,10 @@ class Refused(TrioRtError):
 
     def __str__(self) -> str:
         return f"{self.code}: {self.text}" if self.text else self.code
+
+
+class BrokerError(TrioRtError):
+    """The store of a hub's rooms cannot be reached, is full, or answers with an error."""
 
 
 class StreamOverflow(TrioRtError, trio.BrokenResourceError):

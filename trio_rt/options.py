@@ -172,13 +172,20 @@ class ServerLimits:
     #: Open connections, handshakes included.
     connections: float = attrs.field(default=10_000, validator=_count)
     connections_per_address: float = attrs.field(default=math.inf, validator=_count)
-    #: TCP accept to the end of the handshake, TLS included.
+    #: TCP accept to the end of the handshake, TLS included. Of plain HTTP: to the
+    #: end of the first request's head; then for each head from its first byte; and
+    #: while a request is served, how long no byte may move.
     handshake_s: float = attrs.field(default=10.0, validator=_positive_seconds)
     #: The request line and headers together.
     header_bytes: int = attrs.field(
         default=16 << 10, validator=_number(least=256, whole=True, finite=True)
     )
     headers: float = attrs.field(default=100, validator=_count)
+    # Of plain HTTP, where there is a handler for it:
+    #: The largest body of a request.
+    body_bytes: float = attrs.field(default=1 << 20, validator=_number(whole=True))
+    #: How long a connection is kept between two requests.
+    keep_alive_s: float = attrs.field(default=15.0, validator=_positive_seconds)
 
 
 @attrs.frozen(kw_only=True)

@@ -124,7 +124,7 @@ SESSION_MUTANTS: Final = (
     Mutant(
         "takeover without fencing",
         "trio_rt/_peer.py",
-        "            await link.down.wait()\n",
+        "            await link.wait_down()\n",
         "            await trio.lowlevel.checkpoint()\n",
         ("tests/test_sessions.py", SWEEP),
     ),

@@ -172,8 +172,8 @@ MUTANTS: Final = (
     Mutant(
         "a lost socket stays open",
         "trio_rt/_tasks.py",
-        "            self.wire.abort()\n\n    async def _say_bye",
-        "            pass\n\n    async def _say_bye",
+        "            self.wire.abort()\n\n    async def _say_words",
+        "            pass\n\n    async def _say_words",
     ),
     Mutant(
         "draining waits for the backoff",
@@ -233,8 +233,8 @@ MUTANTS: Final = (
     Mutant(
         "Gap in the wrong place",
         "trio_rt/protocol/queues.py",
-        "        cells.append(_Cell(Gap(count), _MARK))\n",
-        "        cells.appendleft(_Cell(Gap(count), _MARK))\n",
+        "        self._cells.append(_Cell(mark, _MARK))\n",
+        "        self._cells.appendleft(_Cell(mark, _MARK))\n",
     ),
     Mutant(
         "a gap that counts one too few",
@@ -268,8 +268,8 @@ MUTANTS: Final = (
     Mutant(
         "a remainder is forgotten",
         "trio_rt/_outlet.py",
-        "            self._rest = memoryview(data)[sent:]\n",
-        "            self._rest = memoryview(data)[:0]\n",
+        "        else:\n            self._rest = memoryview(data)[sent:]\n",
+        "        else:\n            self._rest = memoryview(data)[:0]\n",
     ),
     Mutant(
         "two writers at once",

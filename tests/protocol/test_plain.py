@@ -27,15 +27,15 @@ class Link:
     def __init__(self, written: int = 0) -> None:
         self.counted = 0
         self.lost: list[Entry] = []
-        self.plain = PlainLink(self._settle, self._count)
+        self.plain = PlainLink(self)
         self.plain.link_up(written, 0.0)
 
-    def _settle(self, entry: Entry, outcome: Outcome) -> None:
+    def settle(self, entry: Entry, outcome: Outcome) -> None:
         assert outcome is INDETERMINATE
         entry.settle(outcome)
         self.lost.append(entry)
 
-    def _count(self, count: int) -> None:
+    def count_written(self, count: int) -> None:
         self.counted += count
 
     def say(self, *entries: Entry) -> list[Any]:

@@ -1081,7 +1081,7 @@ def foreign_session() -> Session:
 
 def ask_foreign(session: Session, id: str) -> Call:
     call = session.requests.call(NO_PARTS)
-    session.requests.expect(id, call)
+    session.expect(id, call)
     call.ask = ForeignAsk(b"{}", call=call, session=session)
     assert session.offer(call.ask, 0.0)
     return call

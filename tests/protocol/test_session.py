@@ -458,6 +458,32 @@ def test_size_is_bytes() -> None:
     assert size_bytes("é".encode()) == 2
 
 
+def test_requests_that_are_first_asked_for_at_the_end() -> None:
+    """Who begins to serve requests of a session that is over is told so."""
+    session = new_session()
+    session.end()
+    assert session.requests.serve(None).ended
+
+
+def test_what_one_text_brings_is_refused_in_its_midst() -> None:
+    """A codec may find many messages in one text; those behind a refused one come after it."""
+
+    def decode(data: str | bytes) -> list[Message[Any]]:
+        return [Message("", each) for each in data]
+
+    session = Session(decode, OutboxLimits(), InboxLimits())
+    session.link_up(0.0, 0)
+    queue = open_queue(session, capacity=2)
+    session.receive(["abcd"], 0.0)
+    session.receive(["e"], 0.0)
+    assert not session.route()
+    assert drained(queue) == ["a", "b"]
+    assert not session.route()
+    assert drained(queue) == ["c", "d"]
+    assert session.route()
+    assert drained(queue) == ["e"]
+
+
 def test_inbox_is_bounded_in_bytes() -> None:
     """The bound of a stream counts bytes, not characters."""
     session = new_session(inbox=InboxLimits(total_bytes=10))

@@ -23,6 +23,7 @@ from .support import (
     PONG,
     TEXT,
     Sent,
+    deflate,
     frame,
     protocol,
     receive,
@@ -184,8 +185,8 @@ async def test_a_stream_without_try_send_takes_compressed_messages() -> None:
     """A refused direct write has not moved the compressor."""
     client, server = wire_pair(compressed=True)
     left, right = trio.testing.memory_stream_pair()
-    one = WebSocketsWire(left, client._protocol, max_message_bytes=100)
-    two = WebSocketsWire(right, server._protocol, max_message_bytes=100)
+    one = WebSocketsWire(left, protocol(CLIENT, extensions=[deflate()]), max_message_bytes=100)
+    two = WebSocketsWire(right, protocol(SERVER, extensions=[deflate()]), max_message_bytes=100)
     assert not one.send_nowait([Sent(b"hello hello")])
     await one.send([Sent(b"hello hello")])
     assert await receive(two, 1) == ["hello hello"]

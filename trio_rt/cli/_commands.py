@@ -6,28 +6,18 @@ to import than `connect` takes to connect.
 
 from __future__ import annotations
 
-import math
 from functools import partial
-from typing import Any, get_args
+from typing import get_args
 
 import click
 
 from ..options import WireName
+from ._serve_command import serve
 from ._signals import run_until_signal
+from ._top_command import top
+from ._types import Seconds
 
 __all__ = ["command"]
-
-
-class Seconds(click.FloatRange):
-    """A number of seconds; `inf` is allowed, `nan` is not."""
-
-    name = "seconds"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        number = float(super().convert(value, param, ctx))
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
-        return number
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -35,8 +25,13 @@ class Seconds(click.FloatRange):
 def command() -> None:
     """Real-time connections that outlive their sockets.
 
-    Begin with `trio-rt demo`. To talk to a server: `trio-rt connect URL`.
+    Begin with `trio-rt demo`. To talk to a server: `trio-rt connect URL`. To run
+    one with rooms: `trio-rt serve`; to watch it: `trio-rt top URL`.
     """
+
+
+command.add_command(serve)
+command.add_command(top)
 
 
 @command.command()

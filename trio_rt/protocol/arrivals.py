@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 
 from ..errors import DecodeError
 from ..message import Malformed, Message
+from .idle import NOTHING
 from .inbox import Inbox
 from .incoming import Slot
 from .plain import Arrival
-from .requests import Requests
 
 __all__ = ["Arrivals", "Decode"]
 
@@ -23,25 +23,29 @@ Decode: TypeAlias = Callable[[str | bytes], Iterable[Message[Any]]]
 
 
 class Arrivals:
-    """`correlate` tells which request a message answers, where there are no sessions."""
+    """What `is_reply` says is the reply to a call does not go to the streams."""
 
-    def __init__(
-        self,
-        decode: Decode,
-        inbox: Inbox,
-        requests: Requests,
-        correlate: Callable[[Message[Any]], str | None],
-    ) -> None:
+    __slots__ = ("_decode", "_inbox", "_refused", "_rest", "is_reply", "now", "waiting")
+
+    def __init__(self, decode: Decode, inbox: Inbox) -> None:
         #: What `route` has not handed out.
-        self.waiting: deque[Arrival] = deque()
+        self.waiting: deque[Arrival] = NOTHING
         #: When the last of it came.
         self.now = 0.0
+        #: None while there are no calls that a message could answer.
+        self.is_reply: Callable[[Message[Any]], bool] | None = None
         self._decode = decode
         self._inbox = inbox
-        self._requests = requests
-        self._correlate = correlate
-        self._messages = self._decoded()
+        # What a full stream has refused, and what follows it.
         self._refused: _Found | None = None
+        self._rest: Iterator[_Found] | None = None
+
+    def come(self, now: float) -> deque[Arrival]:
+        """Something comes: where to put it."""
+        self.now = now
+        if self.waiting is NOTHING:
+            self.waiting = deque()
+        return self.waiting
 
     def route(self, *, final: bool = False) -> bool:
         """Hand what has arrived to the streams.
@@ -50,32 +54,29 @@ class Arrivals:
         turn since. Let its consumer run and call again. `final` drops instead.
         """
         receive, now = self._inbox.receive, self.now
-        messages: Iterable[_Found | None] = self._messages
+        rest = self._rest or self._decoded()
+        messages: Iterable[_Found] = rest
         if self._refused is not None:
             # It may be refused again, if its consumer took something but not enough.
-            messages, self._refused = chain((self._refused,), messages), None
-        for found in messages:
-            if found is None:
-                break
-            message, size, slot = found
+            messages, self._refused = chain((self._refused,), rest), None
+        for message, size, slot in messages:
             if not receive(message, size, now, slot):
                 if not final:
-                    self._refused = message, size, slot
+                    self._refused, self._rest = (message, size, slot), rest
                     return False
                 receive(message, size, now, slot)
+        self._rest = None
+        self.waiting = NOTHING
         return True
 
-    def _decoded(self) -> Iterator[_Found | None]:
-        """What arrived, message by message, and None where there is no more now."""
-        decode, arriving, foreign = self._decode, self.waiting, self._requests.foreign
-        while True:
-            if not arriving:
-                yield None
-                continue
+    def _decoded(self) -> Iterator[_Found]:
+        """What arrived, message by message."""
+        decode, arriving, is_reply = self._decode, self.waiting, self.is_reply
+        while arriving:
             data, size, slot = arriving.popleft()
             try:
                 for message in decode(data):
-                    if foreign and self._is_reply(message):
+                    if is_reply is not None and is_reply(message):
                         continue
                     yield message, size, slot
             except DecodeError as error:
@@ -87,9 +88,6 @@ class Arrivals:
                 )
                 wrapped.__cause__ = error
                 self._malformed(data, slot, wrapped)
-
-    def _is_reply(self, message: Message[Any]) -> bool:
-        return self._requests.correlated(message, self._correlate(message), self.now)
 
     def _malformed(self, data: str | bytes, slot: Slot | None, error: DecodeError) -> None:
         if slot is not None:

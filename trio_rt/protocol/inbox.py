@@ -22,7 +22,7 @@ A message finds its streams by one look into a dictionary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import msgspec
@@ -49,14 +49,28 @@ MALFORMED_CAPACITY: Final = 256
 class Inbox:
     """The streams of one connection, and what arrives for them."""
 
+    __slots__ = (
+        "_complaints",
+        "_ended",
+        "_hold",
+        "_past_delivered",
+        "_past_lost",
+        "_queues",
+        "_room_bytes",
+        "_routes",
+        "_wild",
+        "discarded",
+        "malformed_count",
+    )
+
     def __init__(self, limits: InboxLimits) -> None:
         #: Messages that no stream wanted.
         self.discarded = 0
         #: What could not be decoded: by the codec, or for one stream.
         self.malformed_count = 0
         self._room_bytes = limits.total_bytes
-        self._queues: dict[Queue, None] = {}
-        self._complaints: dict[Queue, None] = {}
+        self._queues: tuple[Queue, ...] = ()
+        self._complaints: tuple[Queue, ...] = ()
         self._wild: tuple[Queue, ...] = ()
         self._routes: dict[str, tuple[Queue, ...]] = {HEARTBEAT: ()}
         self._past_delivered = 0
@@ -82,7 +96,7 @@ class Inbox:
 
     def open(
         self,
-        types: frozenset[str] | None,
+        types: Collection[str] | None,
         *,
         reader: Callable[[Any], Any],
         capacity: float | None,
@@ -98,7 +112,7 @@ class Inbox:
         queue.ended = self._ended
         if self._hold is not None:
             queue.refill = self._release
-        self._queues[queue] = None
+        self._queues += (queue,)
         self._add_route(queue)
         return queue
 
@@ -106,14 +120,14 @@ class Inbox:
         """A queue for what cannot be decoded from now on. Full, it loses the oldest."""
         queue = make_queue(None, _as_it_is, MALFORMED_CAPACITY, self._room_bytes, "drop_oldest")
         queue.ended = self._ended
-        self._complaints[queue] = None
+        self._complaints += (queue,)
         return queue
 
     def close(self, queue: Queue) -> None:
         """Take `queue` away, with what it holds. Idempotent."""
-        self._complaints.pop(queue, None)
+        self._complaints = _without(self._complaints, queue)
         if queue in self._queues:
-            del self._queues[queue]
+            self._queues = _without(self._queues, queue)
             self._drop_route(queue)
             self._past_delivered += queue.delivered
             self._past_lost += queue.lost

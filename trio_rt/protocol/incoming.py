@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from .frames import RANGES, Header, Position, breach
+from .idle import NOTHING
 from .ledger import ACK_SHARE, WINDOWS_BEHIND, Bounds
 
 __all__ = ["Incoming", "Slot", "release_all"]
@@ -54,6 +55,32 @@ class Incoming:
     `due` is called when an ack is wanted: soon (False) or at once (True).
     """
 
+    __slots__ = (
+        "_bytes",
+        "_claimed",
+        "_credit_bytes",
+        "_credit_messages",
+        "_dropped",
+        "_due",
+        "_is_ignored",
+        "_listed",
+        "_many_bytes",
+        "_many_frame_bytes",
+        "_many_frames",
+        "_many_messages",
+        "_messages",
+        "_new_bytes",
+        "_pending",
+        "_settled",
+        "_successor",
+        "_told_bytes",
+        "_told_messages",
+        "_told_received",
+        "_window",
+        "received",
+        "unacked",
+    )
+
     def __init__(
         self,
         window: Bounds,
@@ -75,7 +102,7 @@ class Incoming:
         self._credit_messages = held.messages - still_held.messages
         self._credit_bytes = held.bytes - still_held.bytes
         # Windowed messages in order, from the first that is not consumed.
-        self._pending: deque[Slot] = deque()
+        self._pending: deque[Slot] = NOTHING
         # Numbers that nobody took, as long as the other side may not know it: a heap.
         self._dropped: list[int] = []
         self._is_ignored = False
@@ -143,11 +170,15 @@ class Incoming:
         self._bytes += size
         self._new_bytes += size
         slot = Slot(self.received, size, self)
+        if self._pending is NOTHING:
+            self._pending = deque()
         self._pending.append(slot)
         return slot
 
     def messages(self, sizes: Sequence[int]) -> Iterable[Slot]:
         """`message` for each of these; only as far as they are iterated over."""
+        if self._pending is NOTHING:
+            self._pending = deque()
         total, pending = sum(sizes), self._pending
         most = min(
             self._window.messages - self._messages + self._credit_messages,
@@ -191,6 +222,8 @@ class Incoming:
         pending = self._pending
         while pending and pending[0].holders <= 0:
             pending.popleft()
+        if not pending:
+            self._pending = NOTHING
         book = self
         while book._successor is not None:
             book = book._successor

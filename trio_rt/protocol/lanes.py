@@ -51,6 +51,7 @@ import msgspec
 
 from ..message import WITHDRAWN, Outcome, Priority, dropped
 from ..options import OutboxLimits
+from .idle import NOTHING
 
 __all__ = ["BATCH_BYTES", "PATIENCE_S", "Entry", "Lanes"]
 
@@ -124,11 +125,6 @@ class _Place(msgspec.Struct, eq=False, gc=False):
     booked: bool = False
 
 
-#: What a lane has before its first message: a deque takes 760 bytes, and most
-#: of many connections are idle.
-_NO_PLACES: Final[deque[_Place]] = deque(maxlen=0)
-
-
 class _Lane:
     """One deque of places and what is in it. `count` and `bytes` include the durable."""
 
@@ -137,7 +133,7 @@ class _Lane:
     def __init__(self, priority: Priority) -> None:
         self.priority = priority
         self.patience_s = PATIENCE_S[priority]
-        self.places = _NO_PLACES
+        self.places: deque[_Place] = NOTHING
         self.count = self.bytes = self.durables = self.durable_bytes = 0
 
     def tidy(self) -> None:
@@ -163,6 +159,11 @@ def _any(entry: Entry) -> bool:
     return True
 
 
+#: Those of a queue before its first message: four lanes and their books take 700 bytes.
+_NO_LANES: Final = [_Lane(priority) for priority in sorted(Priority)]
+_NO_TIMERS: Final[list[tuple[float, int, _Place]]] = []
+
+
 class Lanes:
     """The queue of messages that wait to be sent. Starts offline.
 
@@ -171,28 +172,56 @@ class Lanes:
     already consistent, so that the callback may use it.
     """
 
+    __slots__ = (
+        "_clock",
+        "_count",
+        "_critical",
+        "_keys",
+        "_lanes",
+        "_max_bytes",
+        "_max_messages",
+        "_online",
+        "_orders",
+        "_patient",
+        "_settled",
+        "_timed",
+        "_timer_ids",
+        "_timers",
+        "total_bytes",
+    )
+
     def __init__(self, limits: OutboxLimits, settled: Callable[[Entry, Outcome], None]) -> None:
         self._max_messages = limits.messages
         self._max_bytes = limits.total_bytes
         self._settled = settled
-        self._lanes = [_Lane(priority) for priority in sorted(Priority)]
-        self._critical = self._lanes[Priority.CRITICAL]
-        self._patient = self._lanes[Priority.HIGH :: -1]
+        self._lanes = _NO_LANES
         self._count = 0
         #: Bytes of data queued.
         self.total_bytes = 0
-        self._keys: dict[str, Entry] = {}
-        self._orders: dict[str, _Order] = {}
         # An item whose place no longer holds a message with that expiry is stale.
-        self._timers: list[tuple[float, int, _Place]] = []
+        self._timers: list[tuple[float, int, _Place]] = _NO_TIMERS
         self._timed = 0
-        self._timer_ids = count()
         self._online = False
         #: While online: time spent offline. While offline: the clock's reading.
         self._clock = 0.0
 
+    def _open(self) -> None:
+        """The first message comes."""
+        self._lanes = [_Lane(priority) for priority in sorted(Priority)]
+        self._critical = self._lanes[Priority.CRITICAL]
+        self._patient = self._lanes[Priority.HIGH :: -1]
+        self._keys: dict[str, Entry] = {}
+        self._orders: dict[str, _Order] = {}
+        self._timers = []
+        self._timer_ids = count()
+
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def is_half_empty(self) -> bool:
+        """Whether half of the room is free, in messages and in bytes."""
+        return self._count <= self._max_messages / 2 and self.total_bytes <= self._max_bytes / 2
 
     def depth(self) -> dict[Priority, int]:
         """Messages queued per lane (an `order` may hold them in another than their own)."""
@@ -213,6 +242,8 @@ class Lanes:
         leaves in any case, and so does an `entry` that is already expired
         (True: it was accepted and has its outcome).
         """
+        if self._lanes is _NO_LANES:
+            self._open()
         if self._timers and self._timers[0][0] <= now:
             self.expire(now)
         size = len(entry.data)
@@ -228,7 +259,7 @@ class Lanes:
         lane = self._lanes[entry.priority]
         online = now - self._clock if self._online else self._clock
         entry.place = place = _Place(entry, lane, online + lane.patience_s)
-        if lane.places is _NO_PLACES:
+        if lane.places is NOTHING:
             lane.places = deque()
         lane.places.append(place)
         lane.count += 1
@@ -361,7 +392,7 @@ class Lanes:
         if place is None:
             online = now - self._clock if self._online else self._clock
             place = _Place(entry, lane, online + lane.patience_s)
-            if lane.places is _NO_PLACES:
+            if lane.places is NOTHING:
                 lane.places = deque()
             lane.places.append(place)
         self._seat(entry, place, len(entry.data))

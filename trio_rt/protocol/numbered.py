@@ -20,6 +20,7 @@ import msgspec
 from ..errors import LinkClosed, PayloadError
 from ..message import Outcome, dropped
 from .frames import BATCH_FRAMES, Aside, Bye, Control, Position, Req, Syntax, Terms, Void
+from .idle import NOTHING
 from .incoming import Incoming, Slot
 from .lanes import BATCH_BYTES, Entry
 from .ledger import ACK_S, Bounds
@@ -48,6 +49,35 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
 
 class Numbered:
     """One session. `wake` is called when there is something of its own to send."""
+
+    __slots__ = (
+        "_ack_at",
+        "_armed",
+        "_asides",
+        "_batches",
+        "_first",
+        "_frames",
+        "_header",
+        "_is_tentative",
+        "_looked_at",
+        "_message_bytes",
+        "_notes",
+        "_progress_at",
+        "_settle",
+        "_syntax",
+        "_taken_to",
+        "_urgent",
+        "_written",
+        "id",
+        "into",
+        "on_control",
+        "opened",
+        "out",
+        "over",
+        "peer_message_bytes",
+        "wake",
+        "written_to",
+    )
 
     def __init__(
         self,
@@ -80,11 +110,11 @@ class Numbered:
             out, Bounds(*peer.held), Bounds(*own.replay), settle, settle_acked, syntax.void
         )
         self.into = Incoming(into, Bounds(*own.held), still_held, Bounds(*peer.replay), self._due)
-        self._notes: deque[Note] = deque()
+        self._notes: deque[Note] = NOTHING
         self._asides: list[bytes] = []
         self._frames: list[bytes] = []
         self._first = 1
-        self._batches: deque[int] = deque()
+        self._batches: deque[int] = NOTHING
         self._written = 0
         self._urgent = False
         self._armed = False
@@ -115,6 +145,8 @@ class Numbered:
     def note(self, frame: Control) -> Note:
         """Send a frame outside the window, reliably and in order."""
         note = Note(self._syntax.encode(frame))
+        if self._notes is NOTHING:
+            self._notes = deque()
         self._notes.append(note)
         self.wake()
         return note
@@ -178,7 +210,7 @@ class Numbered:
         """It went to the wire; `written` is the wire's count since."""
         self._is_tentative = self._urgent = False
         self.into.said(self._header)
-        self._batches.append(entry.number)
+        self._sent(entry.number)
         self.written(written)
 
     def undo(self, entry: Entry) -> bool:
@@ -231,8 +263,14 @@ class Numbered:
         self._urgent = False
         self.into.said(header)
         last = self.out.next - 1
-        self._batches.append(last)
+        self._sent(last)
         return (Batch(self._syntax.join(header, frames), self._syntax.binary, last),)
+
+    def _sent(self, last: int) -> None:
+        """A batch goes to the wire."""
+        if self._batches is NOTHING:
+            self._batches = deque()
+        self._batches.append(last)
 
     def _without_oversize(self, entries: Sequence[Entry]) -> list[Entry]:
         fit = []
@@ -308,6 +346,8 @@ class Numbered:
             self._taken_to = self._batches.popleft()
             self.written_to = max(self.written_to, self._taken_to)
             self._written += 1
+        if not self._batches:
+            self._batches = NOTHING
 
     def is_unanswered(self, now: float) -> bool:
         """Whether the other side, though alive, has long acked nothing.

@@ -10,6 +10,7 @@ from typing import Final
 
 from ..message import ACKED, Outcome, dropped
 from .frames import Header, Position, breach
+from .idle import NOTHING
 from .lanes import Entry
 from .ledger import WINDOWS_BEHIND, Bounds
 
@@ -28,6 +29,26 @@ class Note(Entry, eq=False, gc=False):
 
 class Outgoing:
     """The frames that this side sends."""
+
+    __slots__ = (
+        "_again",
+        "_batch_messages",
+        "_bytes",
+        "_credit_bytes",
+        "_credit_messages",
+        "_messages",
+        "_replay",
+        "_settle",
+        "_settle_acked",
+        "_unreceived",
+        "_unreceived_bytes",
+        "_unsettled",
+        "_void",
+        "_window",
+        "received",
+        "sent",
+        "settled",
+    )
 
     def __init__(
         self,
@@ -55,11 +76,11 @@ class Outgoing:
         self._credit_bytes = 0
         # Numbers `received + 1` to `sent`; the last `_again` of them were not sent
         # on this link.
-        self._unreceived: deque[Entry] = deque()
+        self._unreceived: deque[Entry] = NOTHING
         self._unreceived_bytes = 0
         self._again = 0
         # Windowed ones that are not settled.
-        self._unsettled: deque[Entry] = deque()
+        self._unsettled: deque[Entry] = NOTHING
 
     @property
     def unsettled(self) -> int:
@@ -118,17 +139,25 @@ class Outgoing:
 
     def commit(self, entry: Entry) -> None:
         """Give `entry` its number."""
+        if self._unreceived is NOTHING:
+            self._unreceived = deque()
         self.sent = entry.number = self.sent + 1
         size = len(entry.data)
         self._unreceived.append(entry)
         self._unreceived_bytes += size
         if entry.__class__ is not Note:
+            if self._unsettled is NOTHING:
+                self._unsettled = deque()
             self._unsettled.append(entry)
             self._messages += 1
             self._bytes += size
 
     def commit_all(self, entries: Sequence[Entry], size: int) -> None:
         """`commit` for messages, one after the other, of `size` bytes in all."""
+        if self._unreceived is NOTHING:
+            self._unreceived = deque()
+        if self._unsettled is NOTHING:
+            self._unsettled = deque()
         for number, entry in enumerate(entries, self.sent + 1):
             entry.number = number
         self.sent += len(entries)

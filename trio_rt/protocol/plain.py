@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Sequence
+from typing import Final, Protocol, TypeAlias
 
 from ..message import INDETERMINATE, WRITTEN, Outcome
 from .incoming import Slot
@@ -33,19 +33,26 @@ class Heartbeat(Entry, eq=False, gc=False):
     """A heartbeat message: it travels as a send does, but is none in the books."""
 
 
+class Books(Protocol):
+    """Who is told of outcomes."""
+
+    def settle(self, entry: Entry, outcome: Outcome) -> None:
+        """Settle `entry`, and count it."""
+
+    def count_written(self, count: int) -> None:
+        """So many are settled as `written`; count them."""
+
+
 class PlainLink:
     """The un-numbered link of the moment, or its absence."""
+
+    __slots__ = ("_beat", "_books", "_flight", "_written")
 
     #: Whether the first message of a batch may be of any size.
     takes_any: Final = True
 
-    def __init__(
-        self,
-        settle: Callable[[Entry, Outcome], None],
-        settled_written: Callable[[int], None],
-    ) -> None:
-        self._settle = settle
-        self._count_written = settled_written
+    def __init__(self, books: Books) -> None:
+        self._books = books
         self._flight: list[Entry] = []
         self._written = 0
         self._beat: Heartbeat | None = None
@@ -103,6 +110,11 @@ class PlainLink:
         """When there is something of its own to send."""
         return math.inf if self._beat is None else -math.inf
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is in flight, and no heartbeat waits."""
+        return not self._flight and self._beat is None
+
     # From the network
 
     def link_up(self, written: int, now: float) -> None:
@@ -112,7 +124,7 @@ class PlainLink:
         self._beat = None
         flight, self._flight = self._flight, []
         for entry in flight:
-            self._settle(entry, INDETERMINATE)
+            self._books.settle(entry, INDETERMINATE)
 
     def written(self, count: int) -> None:
         """The kernel has taken `count` messages of this link wholly."""
@@ -128,7 +140,7 @@ class PlainLink:
         del self._flight[:new]
         self._written = count
         if sends:
-            self._count_written(sends)
+            self._books.count_written(sends)
 
     def receive(self, batch: Sequence[str | bytes], now: float, arrived: deque[Arrival]) -> None:
         """Append what one read brought."""

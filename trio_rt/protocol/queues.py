@@ -17,7 +17,7 @@ decoded, which takes several times as much.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +25,7 @@ import msgspec
 from ..errors import DecodeError, OptionError, StreamOverflow
 from ..message import Gap, Item, Malformed, Message, Reset
 from ..options import Conflate, OnFull
+from .idle import NOTHING
 from .incoming import Slot, release_all
 
 __all__ = ["Queue", "make_queue"]
@@ -71,7 +72,7 @@ class Queue:
 
     def __init__(
         self,
-        types: frozenset[str] | None,
+        types: Collection[str] | None,
         reader: Reader,
         capacity: float,
         room_bytes: float,
@@ -97,7 +98,7 @@ class Queue:
         self.delivered = 0
         self.lost = 0
         self._room_bytes = room_bytes
-        self._cells: deque[_Cell] = deque()
+        self._cells: deque[_Cell] = NOTHING
 
     def __len__(self) -> int:
         """Items that can be taken, marks included."""
@@ -110,6 +111,7 @@ class Queue:
         if self.refill is not None:
             self.refill()
         if not self._cells:
+            self._cells = NOTHING
             return None
         self.had_turn = False
         item: Item | Malformed = self._shift()
@@ -120,6 +122,9 @@ class Queue:
         if self.refill is not None:
             self.refill()
         self.had_turn = False
+        if not self._cells:
+            self._cells = NOTHING
+            return []
         return self._shift_many(min(limit, len(self._cells)))
 
     # By the inbox
@@ -147,6 +152,8 @@ class Queue:
 
         In a session its `slot` is released when it has left, and how.
         """
+        if self._cells is NOTHING:
+            self._cells = deque()
         self._cells.append(_Cell(item, size, slot))
         self.messages += 1
         self.total_bytes += size
@@ -158,15 +165,13 @@ class Queue:
         cells = self._cells
         if cells and type(cells[-1].item) is Gap:
             count += cells.pop().item.count
-        cells.append(_Cell(Gap(count), _MARK))
-        self._notify()
+        self._put_mark(Gap(count))
 
     def put_reset(self, reset: Reset) -> None:
         cells = self._cells
         while cells and cells[-1].size == _MARK:
             cells.pop()
-        cells.append(_Cell(reset, _MARK))
-        self._notify()
+        self._put_mark(reset)
 
     def drain(self) -> list[tuple[Any, int, Slot | None]]:
         """All items, with their sizes and slots, which are not released; then it is empty."""
@@ -191,7 +196,15 @@ class Queue:
 
     # Within
 
+    def _put_mark(self, mark: Gap | Reset) -> None:
+        if self._cells is NOTHING:
+            self._cells = deque()
+        self._cells.append(_Cell(mark, _MARK))
+        self._notify()
+
     def _append(self, cell: _Cell) -> None:
+        if self._cells is NOTHING:
+            self._cells = deque()
         self._cells.append(cell)
         self.messages += 1
         self.total_bytes += cell.size
@@ -303,7 +316,7 @@ class Conflating(OldestGoes):
 
     def __init__(
         self,
-        types: frozenset[str] | None,
+        types: Collection[str] | None,
         reader: Reader,
         capacity: float,
         room_bytes: float,
@@ -383,7 +396,7 @@ _KINDS: Final[dict[str, type[Queue]]] = {
 
 
 def make_queue(
-    types: frozenset[str] | None,
+    types: Collection[str] | None,
     reader: Reader,
     capacity: float,
     room_bytes: float,

@@ -12,11 +12,14 @@ BURST_S: Final = 0.1
 
 
 class Rate:
-    """A token bucket: `rate_per_s`, and a tenth of a second's worth (at least one) at once."""
+    """A token bucket: `rate_per_s`, and the worth of `burst_s` (at least one) at once."""
 
-    def __init__(self, rate_per_s: float) -> None:
-        self._step_s = 0.0 if math.isinf(rate_per_s) else 1.0 / rate_per_s
-        self._burst_s = max(0.0, BURST_S - self._step_s)
+    __slots__ = ("_burst_s", "_step_s", "is_free", "ready_at")
+
+    def __init__(self, rate_per_s: float, burst_s: float = BURST_S) -> None:
+        self.is_free: Final = math.isinf(rate_per_s)
+        self._step_s = 0.0 if self.is_free else 1.0 / rate_per_s
+        self._burst_s = max(0.0, burst_s - self._step_s)
         #: When one more may leave.
         self.ready_at = -math.inf
 

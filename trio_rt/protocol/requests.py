@@ -53,6 +53,21 @@ Decode = Callable[[str | bytes], Iterable[Message[Any]]]
 class Requests:
     """All of one side. `malformed` is told of requests that cannot be read."""
 
+    __slots__ = (
+        "_calls",
+        "_decode",
+        "_ended",
+        "_finals",
+        "_held",
+        "_ids",
+        "_inquiries",
+        "_malformed",
+        "_numbered",
+        "_queues",
+        "foreign",
+        "freed",
+    )
+
     def __init__(self, decode: Decode, malformed: Callable[[Malformed], None]) -> None:
         self._decode = decode
         self._malformed = malformed
@@ -90,8 +105,16 @@ class Requests:
         """The message that the codec correlates with `id` is the reply."""
         self.foreign[id] = call
 
-    def correlated(self, message: Message[Any], id: str | None, now: float) -> bool:
-        """Whether `message` is the reply to a call of ours."""
+    def correlated(
+        self,
+        message: Message[Any],
+        correlate: Callable[[Message[Any]], str | None],
+        now: float,
+    ) -> bool:
+        """Whether `message` is the reply to a call of ours. `correlate` is asked if there are any."""
+        if not self.foreign:
+            return False
+        id = correlate(message)
         call = None if id is None else self.foreign.get(id)
         if call is None:
             return False

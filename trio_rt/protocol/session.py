@@ -14,7 +14,7 @@ sent. `now` is always seconds on the same monotonic clock.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -31,11 +31,13 @@ from ..message import (
 )
 from ..options import InboxLimits, OutboxLimits
 from .arrivals import Arrivals, Decode
+from .calls import Call
 from .codec import Codec, JsonCodec, MsgpackCodec
 from .frames import (
     JSON_SYNTAX,
     MAX_NUMBER,
     MSGPACK_SYNTAX,
+    Control,
     Hello,
     Position,
     Syntax,
@@ -44,18 +46,21 @@ from .frames import (
     breach,
 )
 from .inbox import Inbox
-from .incoming import Incoming
+from .incoming import Incoming, Slot
 from .lanes import Entry, Lanes
 from .ledger import Bounds
 from .numbered import Batch, Numbered
-from .plain import Heartbeat, PlainLink
+from .plain import Arrival, Heartbeat, PlainLink
 from .rate import Rate
 from .requests import Requests
+from .tap import NO_TAP
 
 __all__ = ["Heartbeat", "Session", "bounds", "syntax_of"]
 
 #: Requests and replies that wait before they are written in the midst of a turn.
 EARLY: Final = 32
+
+_ANY_RATE: Final = Rate(math.inf)
 
 
 def _no_reply(message: Message[Any]) -> str | None:
@@ -69,6 +74,38 @@ class Session:
     message answers, where there are no sessions.
     """
 
+    __slots__ = (
+        "_arrivals",
+        "_began",
+        "_correlate",
+        "_decode",
+        "_former",
+        "_is_over",
+        "_limits",
+        "_link",
+        "_loss",
+        "_outbox",
+        "_plain",
+        "_rate",
+        "_replay",
+        "_requests",
+        "_stalled",
+        "_token",
+        "_told",
+        "accepted",
+        "flush",
+        "inbox",
+        "is_shut",
+        "lanes",
+        "linked",
+        "numbered",
+        "outcomes",
+        "received",
+        "syntax",
+        "tap",
+        "wake",
+    )
+
     def __init__(
         self,
         decode: Decode,
@@ -80,11 +117,12 @@ class Session:
     ) -> None:
         self.lanes = Lanes(outbox, self._count)
         self.inbox = Inbox(inbox)
-        self.requests = Requests(decode, self.inbox.malformed)
         self.outcomes: Counter[Outcome] = Counter()
         self.accepted = 0
         self.received = 0
         self.linked = False
+        #: The way past these books, on a quiet plain link.
+        self.tap = NO_TAP
         self.syntax = syntax
         #: Called when there is something to send that the program did not queue.
         self.wake: Callable[[], None] = _nothing
@@ -92,10 +130,11 @@ class Session:
         self.flush: Callable[[], None] | None = None
         #: The numbered session, from its beginning to its loss.
         self.numbered: Numbered | None = None
-        self._plain = PlainLink(self._settle, self._count_written)
+        self._plain = PlainLink(self)
         self._link: PlainLink | Numbered = self._plain
         self._limits = inbox
-        self._replay = replay or bounds(outbox.messages, outbox.total_bytes)
+        self._outbox = outbox
+        self._replay = replay
         self._token = ""
         self._told: Terms
         #: The books of the session that was lost last: its messages may lie here still.
@@ -104,14 +143,26 @@ class Session:
         self._began = False
         #: What the streams are to be told when the next link is up.
         self._loss: Reset | None = None
-        self._rate = Rate(outbox.rate_per_s)
+        self._rate = _ANY_RATE if math.isinf(outbox.rate_per_s) else Rate(outbox.rate_per_s)
         self._stalled = False
         #: Something waits, and none of it may go before the other side has acked some.
         self.is_shut = False
-        self._arrivals = arrivals = Arrivals(decode, self.inbox, self.requests, correlate)
-        #: What arrived and `route` has not handed out.
-        self.arriving = arrivals.waiting
-        self.route = arrivals.route
+        self._arrivals = Arrivals(decode, self.inbox)
+        self._decode = decode
+        self._correlate = correlate
+        self._requests: Requests | None = None
+        self._is_over = False
+
+    @property
+    def requests(self) -> Requests:
+        """Those of both sides; made when they are first asked for."""
+        if self._requests is None:
+            self._requests = Requests(self._decode, self.inbox.malformed)
+            if self.numbered is not None:
+                self._requests.begin(self.numbered)
+            if self._is_over:
+                self._requests.end()
+        return self._requests
 
     # By the program
 
@@ -130,13 +181,13 @@ class Session:
         if not self.lanes.offer(entry, now):
             return False
         self.accepted += 1
-        self._stalled = False
+        self._stalled = self.tap.open = False
         return True
 
     def reject(self, entry: Entry, outcome: Outcome) -> None:
         """Accept `entry` and settle it in the same step."""
         self.accepted += 1
-        self._settle(entry, outcome)
+        self.settle(entry, outcome)
 
     def drop_ephemeral(self) -> None:
         """Drop what its sender would not have queued offline."""
@@ -174,6 +225,14 @@ class Session:
         numbered = self.numbered
         return not self.unsettled and (numbered is None or numbered.is_flushed)
 
+    def expect(self, id: str, call: Call) -> None:
+        """The message that the codec correlates with `id` is the reply to `call`."""
+        self.requests.expect(id, call)
+        self._arrivals.is_reply = self._is_reply
+
+    def _is_reply(self, message: Message[Any]) -> bool:
+        return self.requests.correlated(message, self._correlate, self._arrivals.now)
+
     def hurry(self) -> None:
         """Write now where a good part of a batch waits: many tasks may be about to add to it,
         and the other side has nothing to do meanwhile."""
@@ -208,6 +267,29 @@ class Session:
             return True
         self.accepted += 1
         return False
+
+    def is_quiet(self) -> bool:
+        """Whether nothing waits here, on a plain link: what is in no books may go to the wire."""
+        return (
+            self.linked
+            and self._link is self._plain
+            and self._plain.is_idle
+            and not len(self.lanes)
+            and self._rate.is_free
+        )
+
+    def posted_in_part(self, entries: Sequence[Entry], written: int) -> None:
+        """These messages went by the tap, and were not wholly taken."""
+        self.accepted += len(entries)
+        self._plain.finish(entries, 0.0)
+        self._plain.written(written)
+
+    def count_posted(self) -> None:
+        """Take what went by the tap into the books."""
+        count, self.tap.posted = self.tap.posted, 0
+        if count:
+            self.accepted += count
+            self.outcomes[WRITTEN] += count
 
     def take(self, now: float) -> Sequence[Entry | Batch]:
         """Commit what is to be sent next: about `BATCH_BYTES` at most, or one message."""
@@ -301,10 +383,11 @@ class Session:
         """What this side takes. Of an earlier session something may lie here still."""
         limits, left = self._limits, self._left_over()
         window = bounds(limits.messages, limits.total_bytes)
+        replay = self._replay or bounds(self._outbox.messages, self._outbox.total_bytes)
         return Terms(
             (window.messages, window.bytes),
             (left.messages, left.bytes),
-            (self._replay.messages, self._replay.bytes),
+            (replay.messages, replay.bytes),
             _whole(limits.message_bytes),
         )
 
@@ -317,16 +400,22 @@ class Session:
         self._lose()
         self._mark_loss(cause)
         self.numbered = numbered = Numbered(
-            id, self.syntax, own, peer, self._left_over(), self._settle, self._settle_acked
+            id, self.syntax, own, peer, self._left_over(), self.settle, self._settle_acked
         )
         if self._former is not None:
             self._former.succeed(numbered.into)
         numbered.wake = self._wake
         numbered.opened = self._opened
-        self.requests.begin(numbered)
+        numbered.on_control = self._handle
+        if self._requests is not None:
+            self._requests.begin(numbered)
         self._link = numbered
         numbered.into.announce()
         self._began = True  # the other side may be sending already
+
+    def _handle(self, frame: Control, slot: Slot | None, now: float) -> None:
+        """The first frame that belongs to a request; those to come go to `requests` directly."""
+        self.requests.handle(frame, slot, now)
 
     def _resume(self, position: Position) -> None:
         assert self.numbered is not None
@@ -339,8 +428,9 @@ class Session:
         if numbered is not None:
             self._former = numbered.into
             for entry in numbered.end():
-                self._settle(entry, INDETERMINATE)
-            self.requests.lose()
+                self.settle(entry, INDETERMINATE)
+            if self._requests is not None:
+                self._requests.lose()
         self._link = self._plain
 
     def _mark_loss(self, cause: Exception | None) -> None:
@@ -368,9 +458,12 @@ class Session:
         """The link is gone. On a plain one, what it had not taken wholly may or may
         not arrive; a session keeps it, unless the other side has ended it."""
         self.linked = False
+        self.count_posted()
+        self.tap = NO_TAP
         self.lanes.go_offline(now)
         self._link.link_down()
-        self.requests.link_down()
+        if self._requests is not None:
+            self._requests.link_down()
         if self.numbered is not None:
             self.route(final=True)  # it has arrived, and nothing need come behind it
             if self.numbered.over is not None:
@@ -386,8 +479,16 @@ class Session:
         Raises `LinkClosed` where the other side breaks a session's protocol.
         """
         self.received += len(batch)
-        self._arrivals.now = now
-        self._link.receive(batch, now, self.arriving)
+        self._link.receive(batch, now, self._arrivals.come(now))
+
+    @property
+    def arriving(self) -> deque[Arrival]:
+        """What arrived and `route` has not handed out."""
+        return self._arrivals.waiting
+
+    def route(self, *, final: bool = False) -> bool:
+        """Hand what has arrived to the streams: see `Arrivals.route`."""
+        return self._arrivals.route(final=final)
 
     def pop_arrival(self) -> str | bytes | None:
         """Take the next message that arrived, as it came, past the streams and the books."""
@@ -418,6 +519,7 @@ class Session:
 
     def beat(self, entry: Heartbeat) -> None:
         """Send a heartbeat before anything else; one at a time waits."""
+        self.tap.open = False
         self._link.aside(entry)
 
     def farewell(self, reason: str) -> Sequence[Batch]:
@@ -430,7 +532,7 @@ class Session:
 
     # The books
 
-    def _settle(self, entry: Entry, outcome: Outcome) -> None:
+    def settle(self, entry: Entry, outcome: Outcome) -> None:
         entry.settle(outcome)
         self._count(entry, outcome)
 
@@ -443,14 +545,16 @@ class Session:
             entry.settle(ACKED)
         self.outcomes[ACKED] += len(entries)
 
-    def _count_written(self, count: int) -> None:
+    def count_written(self, count: int) -> None:
         self.outcomes[WRITTEN] += count
 
     def end(self) -> None:
         """The connection is over: what is queued is dropped, the streams end."""
         self.lanes.clear(dropped("closed"))
         self._lose()
-        self.requests.end()
+        self._is_over = True
+        if self._requests is not None:
+            self._requests.end()
         self.route(final=True)
         self.inbox.end()
 

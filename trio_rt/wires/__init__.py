@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from ..protocol.tap import Tap
+
 __all__ = ["Frame", "Wire"]
 
 
@@ -75,6 +77,15 @@ class Wire(Protocol):
         fragmented). True: taken in; what the kernel did not take waits for
         `flush()`. Never raises.
         """
+
+    def open_tap(self) -> Tap:
+        """The way past the wire for unmasked frames; open where they could go now.
+
+        Never where frames are masked or compressed.
+        """
+
+    def take_rest(self, data: bytes, sent: int, frames: Sequence[bytes]) -> None:
+        """Of `data`, `frames` joined, only `sent` bytes went by the tap. The rest waits for `flush`."""
 
     async def send_soon(self, batch: Sequence[Frame]) -> bool:
         """As `send_nowait`, in a turn of the loop. For any task.

@@ -4,17 +4,24 @@ The fast lane (see `_framing`) takes all it knows; the frame at which it stops
 is looked at here, one at a time. A frame that is not whole yet is kept, so that
 `partial` never holds more than one frame within the limits: a header that
 breaks a rule or a limit fails the connection before its payload is awaited.
+
+The rules of closing are those of the `websockets` package. An object of its
+protocol takes 1.2 kB and is of no use to an open link: so it is let go after the
+handshake, and one in its place is made when the closing begins.
 """
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Sequence
 from typing import Final
 
 from websockets.exceptions import PayloadTooBig, ProtocolError
+from websockets.extensions import Extension
 from websockets.frames import Frame as ExtensionFrame
 from websockets.frames import Opcode
-from websockets.protocol import SERVER, Protocol
+from websockets.protocol import CLIENT, SERVER, Protocol
 
 from ..errors import LinkClosed
 from ._framing import (
@@ -32,7 +39,11 @@ from ._framing import (
     take_unmasked,
 )
 
-__all__ = ["Assembly"]
+__all__ = ["QUIET", "Assembly"]
+
+#: A logger for `websockets` that drops everything: it would log whole requests
+#: and responses, tokens and cookies included, at DEBUG.
+QUIET: Final = logging.Logger("trio_rt.quiet", logging.CRITICAL + 1)
 
 #: Pongs that the bytes of one read are answered with: the last so many. RFC
 #: 6455, 5.5.3 allows one; Autobahn's case 2.10 sends ten pings at once.
@@ -66,13 +77,31 @@ class _Breach(Exception):
 class Assembly:
     """Feed it bytes, take messages; the answers to send gather in it."""
 
+    __slots__ = (
+        "_binary",
+        "_compressed",
+        "_frames",
+        "_lane",
+        "_limit",
+        "_masked",
+        "_max_frames",
+        "_message",
+        "_needed",
+        "_partial",
+        "_size",
+        "closing",
+        "ended",
+        "extensions",
+        "pings",
+        "pongs",
+    )
+
     def __init__(self, protocol: Protocol, *, max_message_bytes: float, fragments: float) -> None:
-        self._protocol = protocol
         self._limit = max_message_bytes
         self._max_frames = fragments
         self._masked = protocol.side is SERVER
         self._lane: Lane = take_masked if self._masked else take_unmasked
-        self._partial = bytearray()
+        self._partial: bytes | bytearray = b""
         self._needed = 0
         # The fragmented message in progress.
         self._message: list[bytes] | None = None
@@ -81,9 +110,13 @@ class Assembly:
         self._compressed = False
         self._frames = 0
 
+        #: What the handshake agreed on.
+        self.extensions: Sequence[Extension] = tuple(protocol.extensions)
         self.pongs = 0
         #: Payloads of pings not answered yet.
-        self.pings: list[bytes] = []
+        self.pings: Sequence[bytes] = ()
+        #: The package's side of the closing; None while the link is open.
+        self.closing: Protocol | None = None
         #: How the link ended, once it has; what follows is discarded.
         self.ended: LinkClosed | None = None
 
@@ -100,7 +133,7 @@ class Assembly:
             if len(self._partial) < self._needed:
                 return messages
             data = bytes(self._partial)
-            self._partial = bytearray()
+            self._partial = b""
         try:
             self._take(data, messages)
         except _Breach as breach:
@@ -110,7 +143,7 @@ class Assembly:
     def _take(self, data: bytes, messages: list[str | bytes]) -> None:
         at, end = 0, len(data)
         while self.ended is None:
-            if self._message is None and not self._protocol.extensions:
+            if self._message is None and not self.extensions:
                 at = self._lane(data, at, self._limit, messages)
             if at == end:
                 return
@@ -120,15 +153,22 @@ class Assembly:
 
     def fail(self, code: int, reason: str) -> None:
         """End the link for a fault of the peer's."""
-        self._protocol.fail(code, reason)
+        self.begin_closing().fail(code, reason)
         self.end(LinkClosed(code, reason, by_peer=False))
 
     def end(self, closed: LinkClosed) -> None:
         """The first way in which the link ended is the one that counts."""
         if self.ended is None:
             self.ended = closed
-            self._partial.clear()
+            self._partial = b""
             self._message = None
+
+    def begin_closing(self) -> Protocol:
+        """The package's side of the closing. Data frames must not go out any more."""
+        if self.closing is None:
+            side = SERVER if self._masked else CLIENT
+            self.closing = Protocol(side, max_size=None, logger=QUIET)
+        return self.closing
 
     # -- one frame ----------------------------------------------------------
 
@@ -147,8 +187,7 @@ class Assembly:
         if header.mask is not None:
             payload = apply_mask(payload, header.mask)
         if header.opcode == PING:
-            self.pings.append(payload)
-            del self.pings[:-PONGS_PER_READ]
+            self.pings = (*self.pings[1 - PONGS_PER_READ :], payload)
         elif header.opcode == PONG:
             self.pongs += 1
         else:
@@ -156,7 +195,7 @@ class Assembly:
         return header.stop
 
     def _keep(self, data: bytes, at: int, needed: int) -> int:
-        self._partial += data[at:]
+        self._partial = bytearray(data[at:])
         self._needed = needed
         return -1
 
@@ -176,7 +215,7 @@ class Assembly:
 
     def _check_data(self, header: Header) -> None:
         compressed = header.rsv == _RSV1 and header.opcode != CONTINUATION
-        if header.rsv and not (compressed and self._protocol.extensions):
+        if header.rsv and not (compressed and self.extensions):
             raise _Breach(1002, "reserved bits must be 0")
         if (self._message is None) == (header.opcode == CONTINUATION):
             raise _Breach(1002, "fragments out of order")
@@ -218,7 +257,7 @@ class Assembly:
         # At least 1, because zlib takes 0 for "no limit".
         room = None if math.isinf(self._limit) else max(1, int(self._limit) - self._size)
         try:
-            for extension in reversed(self._protocol.extensions):
+            for extension in reversed(self.extensions):
                 frame = extension.decode(frame, max_size=room)
         except PayloadTooBig as error:
             raise self._too_large() from error
@@ -234,13 +273,14 @@ class Assembly:
     # -- closing ------------------------------------------------------------
 
     def _close(self, frame: bytes) -> None:
-        """The protocol judges a close frame, and makes the answer to it."""
-        self._protocol.receive_data(frame)
-        received = self._protocol.close_rcvd
-        if self._protocol.parser_exc is None and received is not None:
+        """The package judges a close frame, and makes the answer to it."""
+        protocol = self.begin_closing()
+        protocol.receive_data(frame)
+        received = protocol.close_rcvd
+        if protocol.parser_exc is None and received is not None:
             self.end(LinkClosed(int(received.code), received.reason))
         else:
-            sent = self._protocol.close_sent
+            sent = protocol.close_sent
             code, reason = (
                 (1002, "invalid close frame") if sent is None else (int(sent.code), sent.reason)
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -13,6 +14,7 @@ from .. import _outlet
 from .._outlet import Outlet
 from .._streams import READ_BYTES, abort_stream
 from ..errors import LinkClosed, OptionError
+from ..protocol.tap import NO_TAP, Tap
 from . import Frame
 from ._framing import PING, encode_control, encode_messages
 
@@ -30,6 +32,18 @@ class StreamWire(abc.ABC):
 
     `trio_rt.wires.Wire` has the contract of the methods.
     """
+
+    __slots__ = (
+        "_aborted",
+        "_leftover",
+        "_masks",
+        "_outlet",
+        "_sending",
+        "_stream",
+        "bytes_in",
+        "on_control",
+        "subprotocol",
+    )
 
     def __init__(self, stream: trio.abc.Stream, *, masks: bool, leftover: bytes = b"") -> None:
         self._stream = stream
@@ -68,8 +82,8 @@ class StreamWire(abc.ABC):
     async def _send(self, batch: Sequence[Frame]) -> None: ...
 
     @abc.abstractmethod
-    async def _read(self) -> list[str | bytes]:
-        """The messages of one read; the end of the link goes to `_end`."""
+    async def receive(self) -> list[str | bytes]:
+        """Where an idle link waits: each coroutine on the way takes 250 bytes."""
 
     @abc.abstractmethod
     def _put_close(self, code: int, reason: str) -> None:
@@ -96,6 +110,12 @@ class StreamWire(abc.ABC):
     @property
     def wants_flush(self) -> bool:
         return self._outlet.wants_flush
+
+    def open_tap(self) -> Tap:
+        return NO_TAP
+
+    def take_rest(self, data: bytes, sent: int, frames: Sequence[bytes]) -> None:
+        self._outlet.take_rest(data, sent, frames)
 
     async def send(self, batch: Sequence[Frame]) -> None:
         self._outlet.check()
@@ -134,35 +154,17 @@ class StreamWire(abc.ABC):
 
     # -- receiving -------------------------------------------------------------
 
-    async def receive(self) -> list[str | bytes]:
-        if self._ended is not None:
-            await trio.lowlevel.checkpoint()
-            raise self._ended
-        messages = await self._read()
-        if self._ended is not None and not messages:
-            raise self._ended
-        return messages
-
-    async def _read_some(self, max_bytes: int) -> bytes:
-        """What one read brings; b"" once the link has ended."""
-        try:
-            data = await self._read_bytes(max_bytes)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            closed = LinkClosed(1006, str(error), by_peer=not self._aborted)
-            closed.__cause__ = error
-            self._end(closed)
-            return b""
+    def _note_read(self, data: bytes) -> None:
+        """A read brought `data`."""
         if not data:
             self._end(LinkClosed(1006, "the connection ended without a close"))
         self.bytes_in += len(data)
-        return data
 
-    async def _read_bytes(self, max_bytes: int) -> bytes:
-        if self._leftover:
-            await trio.lowlevel.checkpoint()
-            data, self._leftover = self._leftover, b""
-            return data
-        return bytes(await self._stream.receive_some(max_bytes))
+    def _end_by(self, error: Exception) -> None:
+        """A read raised `error`."""
+        closed = LinkClosed(1006, str(error), by_peer=not self._aborted)
+        closed.__cause__ = error
+        self._end(closed)
 
     # -- closing ---------------------------------------------------------------
 
@@ -188,7 +190,8 @@ class StreamWire(abc.ABC):
     async def _finish_closing(self) -> None:
         await self._outlet.flush()
         while self._ended is None:
-            await self._read()
+            with suppress(LinkClosed):
+                await self.receive()
             if self._outlet.wants_flush:
                 await self._outlet.flush()
         # RFC 6455, 7.1.1: the server closes TCP first. After a breach it must

@@ -263,11 +263,34 @@ class TrioWebsocketWire(StreamWire):
             self._find_end()
         return b""
 
+    async def _read_some(self, max_bytes: int) -> bytes:
+        """What one read brings; b"" once the link has ended."""
+        if self._leftover:
+            await trio.lowlevel.checkpoint()
+            data, self._leftover = self._leftover, b""
+        else:
+            try:
+                data = bytes(await self._stream.receive_some(max_bytes))
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                self._end_by(error)
+                return b""
+        self._note_read(data)
+        return data
+
     def _starve(self, _: object) -> trio.lowlevel.Abort:
         self._hungry = None
         return trio.lowlevel.Abort.SUCCEEDED
 
-    async def _read(self) -> list[str | bytes]:
+    async def receive(self) -> list[str | bytes]:
+        if self._ended is not None:
+            await trio.lowlevel.checkpoint()
+            raise self._ended
+        messages = await self._take_messages()
+        if self._ended is not None and not messages:
+            raise self._ended
+        return messages
+
+    async def _take_messages(self) -> list[str | bytes]:
         self._receiving = True
         hungry, self._hungry = self._hungry, None
         if hungry is not None:

@@ -20,7 +20,6 @@ by the caller's timeout.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -28,13 +27,14 @@ from typing import Final
 import trio
 from websockets.frames import Frame as ExtensionFrame
 from websockets.frames import Opcode
-from websockets.protocol import OPEN, SERVER, Protocol
+from websockets.protocol import SERVER, Protocol
 
 from .. import _outlet
 from .._streams import READ_BYTES
 from ..errors import LinkClosed
+from ..protocol.tap import NO_TAP, Tap
 from . import Frame
-from ._assembly import Assembly
+from ._assembly import QUIET, Assembly
 from ._base import FRAGMENTS, StreamWire
 from ._framing import (
     BINARY,
@@ -57,10 +57,6 @@ LONG_READ_BYTES: Final = 262_144
 #: Writes in a row without a wait before `send` gives other tasks a turn.
 WRITES_PER_TURN: Final = 16
 
-#: A logger for `websockets` that drops everything: it would log whole requests
-#: and responses, tokens and cookies included, at DEBUG.
-QUIET: Final = logging.Logger("trio_rt.quiet", logging.CRITICAL + 1)
-
 
 def size_limit(max_message_bytes: float) -> int | None:
     """The limit as `websockets` wants it: None for no limit."""
@@ -76,6 +72,8 @@ class WebSocketsWire(StreamWire):
     contract of the methods.
     """
 
+    __slots__ = ("_assembly",)
+
     def __init__(
         self,
         stream: trio.abc.Stream,
@@ -86,7 +84,6 @@ class WebSocketsWire(StreamWire):
         leftover: bytes = b"",
     ) -> None:
         super().__init__(stream, masks=protocol.side is not SERVER, leftover=leftover)
-        self._protocol = protocol
         self._assembly = Assembly(
             protocol, max_message_bytes=max_message_bytes, fragments=fragments
         )
@@ -104,21 +101,27 @@ class WebSocketsWire(StreamWire):
         self._assembly.end(closed)
 
     def _is_open(self) -> bool:
-        return self._protocol.state is OPEN
+        return self._assembly.closing is None
 
     # -- sending ------------------------------------------------------------
 
     def send_nowait(self, batch: Sequence[Frame]) -> bool:
-        if self._sending or self._protocol.state is not OPEN or not self._outlet.ready:
+        if self._sending or self._assembly.closing is not None or not self._outlet.ready:
             return False
         for message in batch:
             if len(message.data) > FRAGMENT_BYTES:
                 return False
-        if not self._protocol.extensions:
+        if not self._assembly.extensions:
             return self._outlet.write_now(encode_messages(batch, masked=self._masks))
         # What was deflated cannot be taken back: the compressor has moved on.
         frames = [frame for message in batch for frame in self._deflated(message)]
         return self._outlet.write_now(frames, keep=True)
+
+    def open_tap(self) -> Tap:
+        assembly = self._assembly
+        if self._masks or self._sending or assembly.closing is not None or assembly.extensions:
+            return NO_TAP
+        return self._outlet.open_tap()
 
     async def _send(self, batch: Sequence[Frame]) -> None:
         writes = 0
@@ -153,7 +156,7 @@ class WebSocketsWire(StreamWire):
             yield self._run(run), True
 
     def _run(self, run: Sequence[Frame]) -> Sequence[bytes]:
-        if not self._protocol.extensions:
+        if not self._assembly.extensions:
             return encode_messages(run, masked=self._masks)
         return [frame for message in run for frame in self._deflated(message)]
 
@@ -170,40 +173,54 @@ class WebSocketsWire(StreamWire):
         yield self._frame(BINARY if message.binary else TEXT, message.data, True)
 
     def _frame(self, opcode: int, payload: bytes | memoryview, fin: bool) -> bytes:
-        if not self._protocol.extensions:
+        if not self._assembly.extensions:
             return encode_frame(opcode, payload, masked=self._masks, fin=fin)
         frame = ExtensionFrame(Opcode(opcode), payload, fin)
-        for extension in self._protocol.extensions:
+        for extension in self._assembly.extensions:
             frame = extension.encode(frame)
         data = frame.data if isinstance(frame.data, memoryview) else bytes(frame.data)
         return encode_frame(opcode, data, masked=self._masks, fin=fin, rsv1=frame.rsv1)
 
     # -- receiving ----------------------------------------------------------
 
-    async def _read(self) -> list[str | bytes]:
+    async def receive(self) -> list[str | bytes]:
+        if self._assembly.ended is not None:
+            await trio.lowlevel.checkpoint()
+            raise self._assembly.ended
         missing = self._assembly.missing
         wanted = READ_BYTES if missing <= READ_BYTES else min(missing, LONG_READ_BYTES)
-        data = await self._read_some(wanted)
-        if not data:
-            return []
-        messages = self._assembly.feed(data)
-        self._answer()
+        try:
+            if self._leftover:
+                await trio.lowlevel.checkpoint()
+                data, self._leftover = self._leftover, b""
+            else:
+                data = bytes(await self._stream.receive_some(wanted))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._end_by(error)
+            messages: list[str | bytes] = []
+        else:
+            self._note_read(data)
+            messages = self._assembly.feed(data)
+            self._answer()
+        if self._assembly.ended is not None and not messages:
+            raise self._assembly.ended
         return messages
 
     def _answer(self) -> None:
-        """Pongs, and the close frame that the protocol made."""
+        """Pongs, and the close frame that the package made."""
         pings = self._assembly.pings
         if pings:
             frames = encode_control(PONG, pings, masked=self._masks)
-            pings.clear()
+            self._assembly.pings = ()
             self._outlet.put_control(_outlet.PONG, frames)
         self._take_close()
 
     def _take_close(self) -> None:
-        for data in self._protocol.data_to_send():
+        closing = self._assembly.closing
+        for data in () if closing is None else closing.data_to_send():
             if data:  # b"" asks for a half-close, which `close` does in its own time
                 self._outlet.put_control(_outlet.CLOSE, data)
 
     def _put_close(self, code: int, reason: str) -> None:
-        self._protocol.send_close(code, reason)
+        self._assembly.begin_closing().send_close(code, reason)
         self._take_close()

@@ -1,0 +1,172 @@
+"""The servers under test: `python -m tests.benchmarks.hub.servers KIND`.
+
+Each runs on a core of its own, prints its port, and answers each line on stdin with the
+seconds of CPU that it has used. Whatever a member says to the room `r` is told to all
+members, the sayer included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from ..pinning import SERVER_CORE, pin
+
+__all__ = ["KINDS"]
+
+TEXT: Final = 0x81
+
+
+def _answer_cpu() -> None:
+    for _ in sys.stdin:
+        print(time.process_time(), flush=True)
+
+
+def _started(port: int) -> None:
+    gc.collect()
+    gc.freeze()
+    print(port, flush=True)
+    threading.Thread(target=_answer_cpu, daemon=True).start()
+
+
+def ours() -> None:
+    """trio_rt's hub, memory broker."""
+    import trio
+
+    import trio_rt
+    from trio_rt import hub
+
+    limits = trio_rt.ServerLimits(connections=20_000)
+    free = hub.HubLimits(rate_per_s=1e6)
+
+    async def main() -> None:
+        async with hub.open_hub(limits=free) as rooms, trio.open_nursery() as nursery:
+            server = await nursery.start(_serve, rooms, limits)
+            _started(server.port)
+            await trio.sleep_forever()
+
+    async def _serve(rooms: Any, limits: Any, *, task_status: Any) -> None:
+        await trio_rt.serve(rooms, "127.0.0.1", 0, limits=limits, task_status=task_status)
+
+    trio.run(main)
+
+
+def bare() -> None:
+    """Non-blocking sends of a frame made once, in a selector loop: what the kernel costs."""
+    import selectors
+    import socket
+
+    from ..server import _handshake  # the same opening handshake as the fixed server's
+
+    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    selector = selectors.DefaultSelector()
+    selector.register(listener, selectors.EVENT_READ)
+    members: list[socket.socket] = []
+    _started(listener.getsockname()[1])
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is listener:
+                sock, _ = listener.accept()
+                _handshake(sock)
+                sock.setblocking(False)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                selector.register(sock, selectors.EVENT_READ)
+                members.append(sock)
+                continue
+            assert isinstance(key.fileobj, socket.socket)
+            data = key.fileobj.recv(65536)
+            if not data:
+                selector.unregister(key.fileobj)
+                continue
+            for payload in _unmasked(data):
+                frame = bytes((TEXT, len(payload))) + payload
+                for member in members:
+                    member.send(frame)
+
+
+def _unmasked(data: bytes) -> list[bytes]:
+    """The payloads of short masked frames; the crowd's come whole."""
+    found = []
+    at = 0
+    while at < len(data):
+        size = data[at + 1] & 0x7F
+        mask, start = data[at + 2 : at + 6], at + 6
+        payload = data[start : start + size]
+        found.append(bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload)))
+        at = start + size
+    return found
+
+
+def websockets() -> None:
+    """`websockets.broadcast` on uvloop."""
+    import uvloop
+    from websockets.asyncio.server import ServerConnection, broadcast, serve
+
+    members: set[ServerConnection] = set()
+
+    async def handler(member: ServerConnection) -> None:
+        members.add(member)
+        try:
+            async for message in member:
+                broadcast(members, message)
+        finally:
+            members.discard(member)
+
+    async def main() -> None:
+        async with serve(handler, "127.0.0.1", 0, compression=None, backlog=4096) as server:
+            _started(next(iter(server.sockets)).getsockname()[1])
+            await asyncio.get_running_loop().create_future()
+
+    uvloop.run(main())
+
+
+def socketio() -> None:
+    """python-socketio's room emit, under uvicorn on uvloop."""
+    import logging
+
+    import socketio as package
+    import uvicorn
+
+    server = package.AsyncServer(async_mode="asgi", cors_allowed_origins="*")
+
+    async def connect(sid: str, environ: Any) -> None:
+        await server.enter_room(sid, "r")
+
+    async def say(sid: str, text: str) -> None:
+        await server.emit("say", text, room="r")
+
+    server.on("connect", connect)
+    server.on("say", say)
+    app = package.ASGIApp(server)
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_level=logging.CRITICAL, loop="uvloop", backlog=4096
+    )
+
+    async def main() -> None:
+        running = uvicorn.Server(config)
+        task = asyncio.create_task(running.serve())
+        while not running.started:
+            await asyncio.sleep(0.01)
+        _started(running.servers[0].sockets[0].getsockname()[1])
+        await task
+
+    import uvloop
+
+    uvloop.run(main())
+
+
+KINDS: Final[dict[str, Callable[[], None]]] = {
+    "ours": ours,
+    "bare": bare,
+    "websockets": websockets,
+    "socketio": socketio,
+}
+
+if __name__ == "__main__":
+    pin(SERVER_CORE)
+    KINDS[sys.argv[1]]()

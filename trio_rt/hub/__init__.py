@@ -1,0 +1,78 @@
+"""Rooms for the peers of a server: membership, presence, history, on a store of your choice.
+
+On the server `open_hub()` gives a handler for `trio_rt.serve()`; at a client `open_room()`
+is membership of one room, as a scope. What they say to each other are ordinary messages,
+specified in `docs/hub.md`, so that any client of the envelope can take part.
+
+General layout, from the bottom up:
+
+    _names, _broker, _words          the vocabulary: names, stores, what goes over the wire
+    _log, _shelf, brokers/           stores: in memory, in SQLite, in Redis or Valkey
+    _roster, _rules, _guest, _room   the server's side: a room, and a peer in it
+    _rooms, _told, _tell             all rooms of a node; who is told what
+    _drafts, _commands, _hub         what peers ask for; `open_hub()`
+    _items, _channel, _follow,       the client's side: items, the channel they lie in, the cursor,
+    _company, _letters, _calls,      who is there, what was asked and is not answered
+    _desk, _member, _membership,     what rooms of one connection share; one member; its face
+    _client                          `open_room()`
+    _files, _site, _metrics          HTTP beside it: files, origins, what there is to measure
+"""
+
+from ..errors import BrokerError
+from ._broker import (
+    Broker,
+    Draft,
+    Head,
+    Item,
+    LogLimits,
+    Page,
+    Position,
+    Present,
+    Sink,
+    Snapshot,
+)
+from ._client import open_room
+from ._hub import Hub, HubStatistics, open_hub
+from ._items import HistoryPage, Joined, Left, Marked, RoomItem, RoomMessage
+from ._membership import Membership
+from ._metrics import Monitor
+from ._rules import HubLimits, Rules, Who
+from ._site import CONTENT_SECURITY_POLICY, Site, allow_origins
+from .brokers.memory import MemoryBroker
+from .brokers.redis import RedisBroker
+from .brokers.sqlite import SqliteBroker
+
+__all__ = [
+    "CONTENT_SECURITY_POLICY",
+    "Broker",
+    "BrokerError",
+    "Draft",
+    "Head",
+    "HistoryPage",
+    "Hub",
+    "HubLimits",
+    "HubStatistics",
+    "Item",
+    "Joined",
+    "Left",
+    "LogLimits",
+    "Marked",
+    "Membership",
+    "MemoryBroker",
+    "Monitor",
+    "Page",
+    "Position",
+    "Present",
+    "RedisBroker",
+    "RoomItem",
+    "RoomMessage",
+    "Rules",
+    "Sink",
+    "Site",
+    "Snapshot",
+    "SqliteBroker",
+    "Who",
+    "allow_origins",
+    "open_hub",
+    "open_room",
+]

@@ -1,0 +1,337 @@
+"""`open_hub()`: rooms for the peers of `serve()`.
+
+    open_hub             one nursery
+    ├─ rooms.run
+    │  ├─ broker.run     the store: tells what happens in the rooms that are watched
+    │  ├─ graces         users whose last device is gone, and whose grace is over, have left
+    │  └─ look           takes a room's snapshot, at its first member and when something was missed
+    └─ teller.run        tells members what gathered in their rooms
+    serve()
+    └─ a peer            its handler, `Hub.__call__`: reads its commands
+
+A room is there on a node while it has members there. Its log, roster and marks are the
+store's; here is what the node knows of them, in the order of the log's offsets. Where that
+has a hole, the store has missed something or begun anew: then the room's snapshot is taken
+again, and its members are told to look at what they missed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any, Final
+
+import trio
+
+from .._ambient import ambient
+from .._peer import Peer
+from ..errors import OptionError, Refused
+from ..message import Message
+from ..options import check_kind, check_number
+from ._broker import Broker, BrokerError, Draft, Page, Position
+from ._commands import END, Commands
+from ._drafts import program_draft
+from ._names import check_name
+from ._room import Guest, Room
+from ._rooms import STORE_S, Rooms
+from ._rules import HubLimits, Rules, Who
+from ._statistics import HubStatistics
+from ._tell import Lagging, Teller
+from ._words import COMMANDS, Event
+from .brokers.memory import MemoryBroker
+
+__all__ = ["Hub", "HubStatistics", "open_hub"]
+
+#: RFC 6455's registry: "service restart"; the peers of a hub that ends come back.
+RESTART: Final = 1012
+
+#: RFC 6455, 7.4.1: "policy violation"; of a peer that is nobody.
+NOBODY: Final = 1008
+
+#: Of so many publishes the time to the store's answer is kept.
+SAMPLE: Final = 1024
+
+
+class Hub:
+    """Rooms. It is the handler of `serve()`: `await serve(hub, host, port)`."""
+
+    def __init__(self, broker: Broker, rules: Rules, limits: HubLimits, lagging: Lagging) -> None:
+        self.broker = broker
+        self.rules = rules
+        self.limits = limits
+        self.teller = Teller(lagging)
+        self.refusals: Counter[str] = Counter()
+        self._rooms: Final = Rooms(broker, limits, self.teller.touched)
+        self._commands: Final = Commands(self)
+        self._guests: dict[Guest, None] = {}
+        self._closed = False
+        self._prefix: Final = f"{ambient().random.getrandbits(64):016x}-"
+        self._ids = 0
+        self._published = 0
+        self._took_s: deque[float] = deque(maxlen=SAMPLE)
+
+    # For peers
+
+    async def __call__(self, peer: Peer) -> None:
+        """Attend to a peer until it is gone: the handler for `serve()`."""
+        try:
+            who = await self.rules.who(peer)
+        except Refused:
+            peer.close(NOBODY)
+            return
+        check_kind("who", who, Who)
+        if self._closed:
+            peer.close(RESTART)
+            return
+        guest = Guest(peer, who, self.new_id(), self.limits)
+        self._guests[guest] = None
+        peer.on_link = lambda up: self._linked(guest, up=up)
+        try:
+            await self._attend(guest)
+        finally:
+            for room in list(guest.rooms.values()):
+                self.leave(guest, room)
+            self.teller.forget(guest)
+            del self._guests[guest]
+
+    async def _attend(self, guest: Guest) -> None:
+        # As they come: what is malformed in a command is told to who gave it.
+        with guest.peer._open_stream(COMMANDS, _as_it_is, None, "pause") as stream:
+            async for item in stream:
+                if isinstance(item, Message):
+                    await self._commands.take(guest, item)
+                else:
+                    self._commands.missed(guest)
+
+    async def enter(self, guest: Guest, name: str) -> Room:
+        """Make `guest` a member. Raises `Refused` for a full room, and `BrokerError`."""
+        async with self._rooms.open(name) as room:
+            if room.size >= self.limits.members_per_room:
+                raise Refused("full", "there is no room for one more")
+            if guest.linked:
+                self.broker.enter(name, guest.present)
+            room.join(guest)
+            guest.rooms[name] = room
+        return room
+
+    def leave(self, guest: Guest, room: Room) -> None:
+        """Make `guest` no member any more."""
+        del guest.rooms[room.name]
+        room.leave(guest)
+        self._absent(guest, room.name)
+        self._rooms.release(room)
+
+    def look(self, name: str) -> AbstractAsyncContextManager[Room]:
+        """A room as it is, for who is no member. Raises `BrokerError`."""
+        return self._rooms.open(name)
+
+    async def page(
+        self, room: str, after: int | None, before: int | None, limit: float = math.inf
+    ) -> Page:
+        """Of a room's log; with neither `after` nor `before` the last of it."""
+        limits = self.limits
+        most = int(min(limit, limits.page))
+        with trio.move_on_after(STORE_S):
+            if after is not None:
+                return await self.broker.page(
+                    room, "after", after, limit=most, max_bytes=limits.page_bytes
+                )
+            end = END if before is None else before
+            return await self.broker.page(
+                room, "before", end, limit=most, max_bytes=limits.page_bytes
+            )
+        raise BrokerError("the store does not answer")
+
+    def append(self, draft: Draft, done: Callable[[Position | BrokerError], None]) -> None:
+        """Store a message. `done` is called as `Broker.append` says."""
+        began = trio.current_time()
+
+        def noted(result: Position | BrokerError) -> None:
+            self._took_s.append(trio.current_time() - began)
+            done(result)
+
+        self._published += 1
+        self.broker.append(draft, noted)
+
+    def new_id(self) -> str:
+        """A name that nothing else has, on any node."""
+        self._ids += 1
+        return f"{self._prefix}{self._ids}"
+
+    # For the program
+
+    async def publish(
+        self,
+        room: str,
+        payload: Any = None,
+        *,
+        type: str = "message",
+        user: str = "hub",
+        id: str = "",
+        only: str = "",
+        store: bool = True,
+    ) -> Position | None:
+        """Say something in a room, whether it has members or not.
+
+        - `id`: names it among those of `user`: the same one again is not said again, and
+          gives the position of the first.
+        - `only`: for this user alone; it cannot be stored then.
+        - `store`: whether it gets a place in the log. If not, None is returned.
+
+        Returns when the store has it. Raises `OptionError`, `PayloadError`, and `BrokerError`
+        if the store cannot be reached. Cancelled: it may be said or not.
+        """
+        draft = program_draft(
+            room,
+            payload,
+            type=type,
+            user=user,
+            id=id or self.new_id(),
+            only=only,
+            store=store,
+            limits=self.limits,
+        )
+        if not store:
+            await trio.lowlevel.checkpoint()
+            self.broker.post(draft)
+            return None
+        return await self._append(draft)
+
+    async def history(
+        self, room: str, *, after: int | None = None, before: int | None = None, limit: int = 100
+    ) -> Page:
+        """A page of a room's log, at most `HubLimits.page`: what comes `after` an offset, or `before`.
+
+        The last of it if no offset is given. Raises `OptionError`, and `BrokerError`.
+        """
+        check_name("room", room, self.limits.name_bytes)
+        for name, offset in (("after", after), ("before", before), ("limit", limit)):
+            if offset is not None:
+                check_number(name, offset, whole=True, finite=True)
+        if after is not None and before is not None:
+            raise OptionError("after", "must not be there with before", after)
+        return await self.page(room, after, before, limit)
+
+    def users(self, room: str) -> list[str]:
+        """Who is present in a room that has members on this node; else nobody is known."""
+        found = self._rooms.get(room)
+        return [] if found is None else list(found.roster.users())
+
+    def remove(self, user: str, room: str, text: str = "") -> int:
+        """Make `user` no member of `room`, with all devices on this node. How many there were."""
+        found = self._rooms.get(room)
+        if found is None:
+            return 0
+        guests = found.members_of(user)
+        for guest in guests:
+            self.leave(guest, found)
+            self.teller.answer(guest, found.type, Event("removed", code="removed", text=text))
+        return len(guests)
+
+    def statistics(self) -> HubStatistics:
+        """What it has done so far."""
+        return HubStatistics(
+            peers=len(self._guests),
+            rooms=len(self._rooms),
+            members=self._rooms.members,
+            published=self._published,
+            deliveries=self.teller.deliveries,
+            refusals=dict(self.refusals),
+            lagging=self.teller.lagging,
+            lags=self.teller.lags,
+            publish_s=tuple(self._took_s),
+            broker_up=self.broker.up,
+            broker=self.broker.statistics(),
+        )
+
+    # Within
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """The hub's own tasks, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._rooms.run)
+            nursery.start_soon(self.teller.run)
+            task_status.started()
+
+    def close(self) -> None:
+        """It ends: who is here is sent away, to come back elsewhere or later."""
+        self._closed = True
+        self._rooms.close()
+        for guest in self._guests:
+            guest.peer.close(RESTART)
+            self.teller.forget(guest)
+
+    def _linked(self, guest: Guest, *, up: bool) -> None:
+        """A session's link is gone, or there again: so is the device."""
+        guest.linked = up
+        for name in guest.rooms:
+            if up:
+                with suppress(BrokerError):
+                    self.broker.enter(name, guest.present)
+            else:
+                self._absent(guest, name)
+
+    def _absent(self, guest: Guest, name: str) -> None:
+        with suppress(BrokerError):  # it expires there
+            self.broker.leave(name, guest.device)
+
+    async def _append(self, draft: Draft) -> Position:
+        answered = trio.Event()
+        answers: list[Position | BrokerError] = []
+
+        def done(result: Position | BrokerError) -> None:
+            answers.append(result)
+            answered.set()
+
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.append(draft, done)
+        await answered.wait()
+        if isinstance(answers[0], BrokerError):
+            raise answers[0]
+        return answers[0]
+
+
+@asynccontextmanager
+async def open_hub(
+    broker: Broker | None = None,
+    *,
+    rules: Rules | None = None,
+    limits: HubLimits = HubLimits(),
+    lagging: Lagging = "gap",
+) -> AsyncIterator[Hub]:
+    """Rooms, for as long as the block lasts: `async with open_hub() as hub: await serve(hub, ...)`.
+
+    - `broker`: where the rooms live; in this process's memory, unless told.
+    - `rules`: who may do what; everybody everything, unless told.
+    - `limits`: see `HubLimits`.
+    - `lagging`: a peer whose outbox is full is sent a mark of what it missed when there is
+      room again ("gap"), or closed with 1013 ("close").
+
+    Leaving the block sends the peers that are still there away (1012); `serve()` is to end
+    before it.
+    """
+    if broker is not None:
+        check_kind("broker", broker, Broker)
+    if rules is not None:
+        check_kind("rules", rules, Rules)
+    check_kind("limits", limits, HubLimits)
+    if lagging not in ("gap", "close"):
+        raise OptionError("lagging", 'must be "gap" or "close"', lagging)
+    hub = Hub(broker or MemoryBroker(), rules or Rules(), limits, lagging)
+    error: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hub.run)
+        try:
+            yield hub
+        except BaseException as caught:  # noqa: ASYNC103, raised at the end, in no group
+            error = caught
+        hub.close()
+        nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error
+
+
+def _as_it_is(payload: Any) -> Any:
+    return payload

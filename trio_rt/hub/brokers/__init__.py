@@ -1,0 +1,1 @@
+"""Stores of rooms: in memory, in a SQLite file, in Redis or Valkey."""
