@@ -80,6 +80,7 @@ class Served(Endpoint):
         self._aides: tuple[Aide, ...] = ()
         # What one of them raised: a bug.
         self._fault: Exception | None = None
+        self.on_link = None
         self._mailbox.spawn = self._start
 
     def close(self, code: int = 1000, reason: str = "") -> None:

@@ -15,9 +15,7 @@ import abc
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from importlib import import_module, util
 from pathlib import Path
-from typing import ClassVar
 
 import trio
 from trio.testing import MockClock
@@ -50,11 +48,10 @@ class Nodes(abc.ABC):
     """One store, and a way to use it."""
 
     #: Whether several nodes may run at once.
-    shared: ClassVar[bool] = False
 
     @abc.abstractmethod
     def open(self) -> Broker:
-        """A node, which does not run yet. Where stores are not shared, after the last has ended."""
+        """A node, which does not run yet. Of an embedded store, after the last has ended."""
 
     @abc.abstractmethod
     async def pass_time(self, seconds: float) -> None:
@@ -269,6 +266,3 @@ async def open_sqlite(directory: Path, limits: LogLimits) -> AsyncIterator[Nodes
 
 
 FACTORIES: dict[str, Factory] = {"memory": open_memory, "sqlite": open_sqlite}
-
-if util.find_spec(f"{__package__}.redis_store"):
-    FACTORIES.update(import_module(f"{__package__}.redis_store").FACTORIES)

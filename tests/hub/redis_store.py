@@ -40,8 +40,6 @@ def shared_server(kind: str) -> Server:
 class RedisNodes(Nodes):
     """Brokers with a prefix of their own."""
 
-    shared = True
-
     def __init__(self, server: Server, limits: LogLimits) -> None:
         self._url = server.url
         self._prefix = f"t{next(_numbers)}"

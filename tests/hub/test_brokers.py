@@ -18,10 +18,14 @@ from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
 from trio_rt.hub._broker import BrokerError, Head, LogLimits, Position, Present, Way
 
-from .brokers import FACTORIES, LIMIT_S, Node, Nodes, Pending, running
+from . import redis_store
+from .brokers import FACTORIES, LIMIT_S, Factory, Node, Nodes, Pending, running
 
 #: Opens a store with limits.
 Store = Callable[..., AbstractAsyncContextManager[Nodes]]
+
+#: Those that several nodes can use at once.
+SHARED = redis_store.FACTORIES
 
 ODD_NAMES = [
     *("*", "a:b", "a b", "{x}", "%00", "[a-z]", "?", "\\", "'; --", '"', "a/b", "..", "NULL", "0"),
@@ -30,9 +34,7 @@ ODD_NAMES = [
 ]
 
 
-@pytest.fixture(params=list(FACTORIES))
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    factory = FACTORIES[request.param]
+def _store(factory: Factory, tmp_path: Path) -> Store:
     numbers = itertools.count()
 
     def open_store(**limits: Any) -> AbstractAsyncContextManager[Nodes]:
@@ -43,6 +45,17 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return open_store
 
 
+@pytest.fixture(params=[*FACTORIES, *SHARED])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return _store({**FACTORIES, **SHARED}[request.param], tmp_path)
+
+
+@pytest.fixture(params=list(SHARED))
+def shared_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """One that several nodes can use at once."""
+    return _store(SHARED[request.param], tmp_path)
+
+
 @asynccontextmanager
 async def one_node(opened: AbstractAsyncContextManager[Nodes]) -> AsyncIterator[Node]:
     async with opened as nodes, running(nodes.open()) as node:
@@ -51,11 +64,8 @@ async def one_node(opened: AbstractAsyncContextManager[Nodes]) -> AsyncIterator[
 
 @asynccontextmanager
 async def two_nodes(opened: AbstractAsyncContextManager[Nodes]) -> AsyncIterator[tuple[Node, Node]]:
-    async with opened as nodes:
-        if not nodes.shared:
-            pytest.skip("this store is of one node")
-        async with running(nodes.open()) as a, running(nodes.open()) as b:
-            yield a, b
+    async with opened as nodes, running(nodes.open()) as a, running(nodes.open()) as b:
+        yield a, b
 
 
 async def fill(node: Node, room: str, count: int) -> Position:
@@ -745,9 +755,9 @@ async def test_numbers(store: Store) -> None:
 # Several nodes.
 
 
-async def test_two_nodes_hear_each_other(store: Store) -> None:
+async def test_two_nodes_hear_each_other(shared_store: Store) -> None:
     """Messages of both, in one order, and passing ones in order with those of their node."""
-    async with two_nodes(store()) as (a, b):
+    async with two_nodes(shared_store()) as (a, b):
         for node in (a, b):
             await node.watch("r")
         for n in range(50):
@@ -765,9 +775,9 @@ async def test_two_nodes_hear_each_other(store: Store) -> None:
         assert stored[0] == stored[1] == await bodies(a, "r") == await bodies(b, "r")
 
 
-async def test_two_nodes_know_the_same_keys(store: Store) -> None:
+async def test_two_nodes_know_the_same_keys(shared_store: Store) -> None:
     """A repetition by another node is one."""
-    async with two_nodes(store()) as (a, b):
+    async with two_nodes(shared_store()) as (a, b):
         await b.watch("r")
         first = await a.append("r", b"1", key="k")
         assert await b.append("r", b"2", key="k") == first
@@ -775,9 +785,9 @@ async def test_two_nodes_know_the_same_keys(store: Store) -> None:
         assert b.ear.stored("r") == [1, 2]
 
 
-async def test_two_nodes_have_one_roster(store: Store) -> None:
+async def test_two_nodes_have_one_roster(shared_store: Store) -> None:
     """Who enters, leaves, or was at a node that has ended is told to the other."""
-    async with two_nodes(store()) as (a, b):
+    async with two_nodes(shared_store()) as (a, b):
         await b.watch("r")
         a.broker.enter("r", ANN)
         await b.ear.hears("present", "r", ANN)
@@ -794,9 +804,9 @@ async def test_two_nodes_have_one_roster(store: Store) -> None:
         assert list((await b.watch("r")).present) == [bob]
 
 
-async def test_two_nodes_have_one_mark_for_a_user(store: Store) -> None:
+async def test_two_nodes_have_one_mark_for_a_user(shared_store: Store) -> None:
     """The farthest of both."""
-    async with two_nodes(store()) as (a, b):
+    async with two_nodes(shared_store()) as (a, b):
         await fill(a, "r", 9)
         for node in (a, b):
             await node.watch("r")

@@ -41,10 +41,11 @@ class LagOf(Generic[RoomT]):
 class GuestOf(Generic[RoomT]):
     """One peer, from its first link to its end."""
 
-    __slots__ = ("_rate", "device", "lag", "linked", "peer", "present", "rooms", "who")
+    __slots__ = ("_rate", "codec", "device", "lag", "linked", "peer", "present", "rooms", "who")
 
     def __init__(self, peer: Peer, who: Who, device: str, limits: HubLimits) -> None:
         self.peer: Final = peer
+        self.codec: Final = peer.codec
         self.who: Final = who
         #: Unlike that of `who` it is one of its own among all peers of all nodes.
         self.device: Final = device

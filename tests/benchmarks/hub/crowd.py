@@ -159,8 +159,9 @@ class Crowd:
                 now = time.monotonic()
                 member = key.data
                 pieces = (member.tail + data).split(b'"x:')
-                # The last one may be cut off.
-                member.tail = b'"x:' + pieces[-1] if b";" not in pieces[-1] else b""
+                # The last one may be cut off, or its beginning.
+                is_cut = len(pieces) > 1 and b";" not in pieces[-1]
+                member.tail = b'"x:' + pieces[-1] if is_cut else pieces[-1][-2:]
                 took += [now - float(p[: p.index(b";")]) for p in pieces[1:] if b";" in p]
         return took
 
