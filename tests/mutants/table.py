@@ -274,8 +274,8 @@ MUTANTS: Final = (
     Mutant(
         "two writers at once",
         "trio_rt/_outlet.py",
-        "        if not self.ready:\n            return False\n        data",
-        "        if self._direct is None:\n            return False\n        data",
+        "        if not self.ready:\n            return False\n        self._tap",
+        "        if self._direct is None:\n            return False\n        self._tap",
         ("tests/test_outlet.py",),
     ),
     # The second wire

@@ -172,6 +172,7 @@ def open_logs(level: str, redact: Redactor, *, as_json: bool) -> Iterator[None]:
     writer = LineWriter()
     writer.setFormatter(Lines(redact, as_json=as_json))
     root, own = logging.getLogger(), logging.getLogger("trio_rt")
+    levels = root.level, own.level
     root.addHandler(writer)
     root.setLevel(logging.WARNING)
     own.setLevel(level.upper())
@@ -180,5 +181,7 @@ def open_logs(level: str, redact: Redactor, *, as_json: bool) -> Iterator[None]:
         yield
     finally:
         logging.captureWarnings(False)
+        root.setLevel(levels[0])
+        own.setLevel(levels[1])
         root.removeHandler(writer)
         writer.close()

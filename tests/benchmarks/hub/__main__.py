@@ -90,7 +90,7 @@ def main() -> int:
             elif kind in AIM:
                 text += f" (aim {AIM[kind]:g})"
             print(text)
-    for scene in (scenes.stuck, scenes.rooms, scenes.returning):
+    for scene in (scenes.stuck, scenes.rooms, scenes.returning, scenes.memory):
         if not options.rows or any(text in scene.__name__ for text in options.rows):
             print(*scene(), sep="\n")
     print(f"\n{machine()}, {os.cpu_count()} cores; {options.rounds} rounds")

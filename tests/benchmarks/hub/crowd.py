@@ -19,7 +19,7 @@ __all__ = ["DIALECTS", "Crowd", "Dialect"]
 
 READ_BYTES: Final = 1 << 18
 #: A crowd that hears nothing for so long has lost something.
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 40.0
 
 
 @attrs.frozen

@@ -21,11 +21,19 @@ class Server:
 
     def cpu_s(self) -> float:
         """Seconds of CPU that it has used."""
+        return self._usage()[0]
+
+    def resident_bytes(self) -> float:
+        """What it has of the memory."""
+        return self._usage()[1]
+
+    def _usage(self) -> tuple[float, float]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        cpu_s, resident = self._process.stdout.readline().split()
+        return float(cpu_s), float(resident)
 
 
 @contextmanager

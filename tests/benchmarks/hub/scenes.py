@@ -5,11 +5,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 
 from .crowd import DIALECTS, Crowd
 from .running import running
 
-__all__ = ["returning", "rooms", "stuck"]
+__all__ = ["memory", "returning", "rooms", "stuck"]
 
 OURS = DIALECTS["ours"]
 
@@ -92,4 +93,21 @@ def returning(members: int = 5000) -> Iterator[str]:
     yield (
         f"{members:,} back at once: none refused, joined after p50 {_percentile(waits, 0.5):.1f} s, "
         f"the last after {max(waits):.1f} s (must 10)"
+    )
+
+
+def memory(members: int = 1000) -> Iterator[str]:
+    """What idle peers take of the server's memory, in no room and in one."""
+    with running("ours") as server:
+        Crowd(server.port, OURS, 50, lambda n: ["warm"]).join()
+        sizes = [server.resident_bytes()]
+        for rooms in (lambda n: [], lambda n: [f"room {n // 10}"]):
+            crowd = Crowd(server.port, OURS, members, rooms)
+            crowd.join()
+            crowd.settle()
+            sizes.append(server.resident_bytes())
+    idle, member = (b - a for a, b in pairwise(sizes))
+    yield (
+        f"an idle peer {idle / members / 1e3:.1f} kB; one in a room of 10, the room included, "
+        f"{member / members / 1e3:.1f} kB"
     )
