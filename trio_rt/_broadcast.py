@@ -51,21 +51,26 @@ class Broadcast:
 
         To a peer that is closed it does nothing. Raises nothing.
         """
-        link, tap = peer.link, peer.tap
-        if link is not None and self._is_small and (tap.open or link.open_tap()):
+        tap = peer.tap
+        if tap.open or self._opens(peer):
             tap = peer.tap
             try:
-                sent = tap.send(self._bytes)
+                sent = tap.send(self._bytes) if self._is_small else 0
             except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                 sent = 0
             if sent == self._size:
                 tap.posted += self.count
                 return True
             tap.open = False
-            if sent:
+            link = peer.link
+            if sent and link is not None:
                 link.post_rest(self._bytes, sent, self._frames, self._entries())
                 return True
         return peer.post(self._entries())
+
+    def _opens(self, peer: Peer) -> bool:
+        link = peer.link
+        return link is not None and link.open_tap()
 
     def _entries(self) -> list[Entry]:
         return [Entry(data, self._binary, Priority.NORMAL) for data in self._data]

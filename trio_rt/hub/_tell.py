@@ -123,19 +123,22 @@ class Teller:
             some = guests[at : at + self._left]
             at += len(some)
             self._left -= len(some)
+            codec, broadcast, said = None, None, 0
             for guest in some:
                 if guest not in members:
                     continue
                 if guest.lag is not None:
                     guest.lag.missed[room] = None
                     continue
-                broadcast = told.to(guest)
+                if guest.codec is not codec or not told.is_common:
+                    codec, broadcast = guest.codec, told.to(guest)
                 if broadcast is None:
                     continue
                 if broadcast.post(guest.peer):
-                    self.deliveries += broadcast.count
+                    said += broadcast.count
                 else:
                     self._lags(guest).missed[room] = None
+            self.deliveries += said
 
     # Who lags
 

@@ -37,14 +37,15 @@ class Told:
         items = [event for event in events if isinstance(event, Item)]
         self._users: Final = {item.only for item in items if item.only}
         self._devices: Final = {item.but for item in items if item.but}
-        self._is_common: Final = not (self._users or self._devices)
+        #: Whether all members of one codec are told the same.
+        self.is_common: Final = not (self._users or self._devices)
         # By the identity of the codec: a program's own need not be hashable.
         self._common: dict[int, Broadcast | None] = {}
 
     def to(self, guest: Guest) -> Broadcast | None:
         """What `guest` is told; None for nothing."""
         codec = guest.codec
-        if not self._is_common and (guest.device in self._devices or guest.who.user in self._users):
+        if not self.is_common and (guest.device in self._devices or guest.who.user in self._users):
             return self._broadcast(codec, guest.who.user, guest.device)
         try:
             return self._common[id(codec)]
