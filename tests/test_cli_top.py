@@ -28,7 +28,7 @@ from trio_rt.cli._samples import NOTHING, WINDOW, History, Sample, read_sample
 from trio_rt.cli._top_view import View, as_line, sparkline
 from trio_rt.cli.top import MOST_BYTES, Unavailable, metrics_url, open_source
 from trio_rt.hub import open_hub
-from trio_rt.hub._metrics import Monitor
+from trio_rt.hub._server.metrics import Monitor
 
 from .test_cli_serve import say, serving
 
@@ -468,6 +468,13 @@ class Terminal:
             raise
         return screen.splitlines()
 
+    async def ends(self) -> int:
+        """The exit status of what ran in it, when it has ended."""
+        words = "display-message", "-p", "-t", "top", "#{pane_dead} #{pane_dead_status}"
+        while not (state := await self.do(*words)).startswith("1 "):
+            await trio.sleep(0.05)
+        return int(state.split()[1])
+
 
 @asynccontextmanager
 async def terminal(directory: Path, url: str, width: int, height: int) -> AsyncIterator[Terminal]:
@@ -507,4 +514,4 @@ async def test_in_a_terminal(tmp_path: Path) -> None:
                 lines = await screen.shows("peers                  0")
             assert max(map(len, lines)) <= 30
             await screen.do("send-keys", "-t", "top", "C-c")
-            await screen.shows("Pane is dead")
+            assert await screen.ends() == 130

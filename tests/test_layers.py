@@ -89,20 +89,22 @@ LAYERS = [
     # Rooms.
     {
         "hub._broker",
-        "hub._desk",
-        "hub._files",
+        "hub._client",
+        "hub._client.desk",
         "hub._names",
-        "hub._statistics",
+        "hub._server",
+        "hub._server.files",
+        "hub._server.statistics",
         "hub.brokers",
         "hub.brokers._redis_lua",
         "hub.brokers._sqlite_open",
     },
     {
-        "hub._items",
+        "hub._client.items",
         "hub._log",
-        "hub._roster",
-        "hub._rules",
-        "hub._site",
+        "hub._server.roster",
+        "hub._server.rules",
+        "hub._server.site",
         "hub._words",
         "hub.brokers._redis_link",
         "hub.brokers._redis_queue",
@@ -110,29 +112,29 @@ LAYERS = [
         "hub.brokers._sqlite_queue",
     },
     {
-        "hub._calls",
-        "hub._company",
-        "hub._follow",
-        "hub._guest",
-        "hub._letters",
-        "hub._shelf",
+        "hub._client.calls",
+        "hub._client.company",
+        "hub._client.follow",
+        "hub._server.guest",
+        "hub._client.letters",
+        "hub._client.shelf",
         "hub.brokers._redis_ear",
         "hub.brokers._sqlite_file",
         "hub.brokers.memory",
     },
-    {"hub._channel", "hub._room", "hub.brokers._redis_node", "hub.brokers.sqlite"},
+    {"hub._client.channel", "hub._server.room", "hub.brokers._redis_node", "hub.brokers.sqlite"},
     {
-        "hub._drafts",
-        "hub._member",
-        "hub._rooms",
-        "hub._told",
+        "hub._server.drafts",
+        "hub._client.member",
+        "hub._server.rooms",
+        "hub._server.told",
         "hub.brokers._redis_reader",
         "hub.brokers._redis_writer",
     },
-    {"hub._membership", "hub._tell", "hub.brokers.redis"},
-    {"hub._client", "hub._commands"},
-    {"hub._hub"},
-    {"hub._metrics"},
+    {"hub._client.membership", "hub._server.tell", "hub.brokers.redis"},
+    {"hub._client.opening", "hub._server.commands"},
+    {"hub._server.hub"},
+    {"hub._server.metrics"},
     {"hub"},
     {"testing"},
     {"cli"},
@@ -211,6 +213,16 @@ def test_the_http_client_is_a_column_of_its_own(module: str) -> None:
             assert inner in SHARED or inner.startswith("http")
 
 
+@pytest.mark.parametrize("module", [name for name in modules() if name.startswith("hub._")])
+def test_the_hubs_two_sides_have_only_its_words_in_common(module: str) -> None:
+    """A client's rooms know nothing of the hub that they are in, nor it of them."""
+    sides = {"hub._client", "hub._server"}
+    reached = {
+        side for name in imports(module, modules()[module]) for side in sides if side in name
+    }
+    assert not {side for side in reached if not module.startswith(side)}
+
+
 @pytest.mark.parametrize("module", [name for name in modules() if name.startswith("protocol")])
 def test_the_core_does_no_io(module: str) -> None:
     """Nothing in `protocol` imports a loop, a socket, a clock or randomness."""
@@ -219,9 +231,9 @@ def test_the_core_does_no_io(module: str) -> None:
 
 
 def test_extras_are_imported_where_they_are_used() -> None:
-    """`import trio_rt` brings in no optional package."""
-    optional = {"click", "rich", "httpx2", "opentelemetry"}
-    code = f"import trio_rt, sys; print(sorted({optional!r} & set(sys.modules)))"
+    """What is imported without an extra brings in no optional package."""
+    optional = {"click", "rich", "httpx2", "opentelemetry", "coredis"}
+    code = f"import trio_rt, trio_rt.hub, sys; print(sorted({optional!r} & set(sys.modules)))"
     import subprocess
 
     result = subprocess.run(

@@ -148,7 +148,9 @@ class Outlet:
         stream = self._direct
         if self._tap is NO_TAP and stream is not None and not self._holds_back:
             # The socket's own, where there is one: two calls less.
-            self._tap = Tap(stream.socket.send if isinstance(stream, DirectStream) else stream.try_send)
+            self._tap = Tap(
+                stream.socket.send if isinstance(stream, DirectStream) else stream.try_send
+            )
         if self._tap is not NO_TAP:
             self._tap.open = self.ready
         return self._tap

@@ -12,11 +12,11 @@ import trio
 
 import trio_rt
 from trio_rt.hub._broker import Broker
-from trio_rt.hub._desk import _desks
-from trio_rt.hub._hub import Hub, open_hub
-from trio_rt.hub._items import RoomItem, RoomMessage
-from trio_rt.hub._membership import Membership
-from trio_rt.hub._rules import HubLimits, Rules
+from trio_rt.hub._client.desk import _desks
+from trio_rt.hub._client.items import RoomItem, RoomMessage
+from trio_rt.hub._client.membership import Membership
+from trio_rt.hub._server.hub import Hub, open_hub
+from trio_rt.hub._server.rules import HubLimits, Rules
 from trio_rt.hub.brokers.memory import MemoryBroker
 from trio_rt.options import OutboxLimits, Reconnect
 from trio_rt.testing import LinkProfile, VirtualNetwork

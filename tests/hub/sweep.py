@@ -25,10 +25,10 @@ import trio.testing
 
 from trio_rt import Gap, Reset
 from trio_rt.hub._broker import BrokerError, Draft, LogLimits, Position
-from trio_rt.hub._client import open_room
-from trio_rt.hub._items import RoomItem, RoomMessage
-from trio_rt.hub._membership import Membership
-from trio_rt.hub._rules import HubLimits
+from trio_rt.hub._client.items import RoomItem, RoomMessage
+from trio_rt.hub._client.membership import Membership
+from trio_rt.hub._client.opening import open_room
+from trio_rt.hub._server.rules import HubLimits
 from trio_rt.hub.brokers.memory import MemoryBroker
 from trio_rt.options import Liveness, OutboxLimits
 from trio_rt.testing import run

@@ -16,10 +16,10 @@ from trio.testing import wait_all_tasks_blocked
 import trio_rt
 from trio_rt import Gap, OptionError, Refused
 from trio_rt.hub._broker import BrokerError, Draft, LogLimits, Position
-from trio_rt.hub._client import open_room
-from trio_rt.hub._hub import open_hub
-from trio_rt.hub._items import Joined, Left, Marked, RoomMessage
-from trio_rt.hub._rules import HubLimits, Rules, Who
+from trio_rt.hub._client.items import Joined, Left, Marked, RoomMessage
+from trio_rt.hub._client.opening import open_room
+from trio_rt.hub._server.hub import open_hub
+from trio_rt.hub._server.rules import HubLimits, Rules, Who
 from trio_rt.hub.brokers.memory import MemoryBroker
 from trio_rt.options import OutboxLimits, WireName
 from trio_rt.testing import Relay, serve_relay

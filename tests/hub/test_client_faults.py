@@ -14,11 +14,11 @@ from trio.testing import wait_all_tasks_blocked
 import trio_rt
 from trio_rt import Gap, Phase, Refused, Reset
 from trio_rt.hub._broker import LogLimits, Position
-from trio_rt.hub._client import open_room
-from trio_rt.hub._desk import AT_ONCE, Gate
-from trio_rt.hub._items import Joined, Left, RoomMessage
-from trio_rt.hub._membership import Membership
-from trio_rt.hub._rules import HubLimits, Rules, Who
+from trio_rt.hub._client.desk import AT_ONCE, Gate
+from trio_rt.hub._client.items import Joined, Left, RoomMessage
+from trio_rt.hub._client.membership import Membership
+from trio_rt.hub._client.opening import open_room
+from trio_rt.hub._server.rules import HubLimits, Rules, Who
 from trio_rt.hub.brokers.memory import MemoryBroker
 from trio_rt.options import OutboxLimits
 from trio_rt.testing import VirtualNetwork

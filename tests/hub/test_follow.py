@@ -10,10 +10,10 @@ import pytest
 
 from trio_rt import Gap, Reset
 from trio_rt.hub._broker import Position
-from trio_rt.hub._company import Company
-from trio_rt.hub._follow import KEPT, Follow, News
-from trio_rt.hub._items import Joined, Left, Marked, RoomItem, RoomMessage
-from trio_rt.hub._shelf import Shelf
+from trio_rt.hub._client.company import Company
+from trio_rt.hub._client.follow import KEPT, Follow, News
+from trio_rt.hub._client.items import Joined, Left, Marked, RoomItem, RoomMessage
+from trio_rt.hub._client.shelf import Shelf
 from trio_rt.hub._words import Event
 
 

@@ -14,7 +14,7 @@ from tests.strangers import Stranger
 from tests.testing.support import virtual
 from trio_rt import OutboxLimits, Reconnect
 from trio_rt.hub import HubLimits, MemoryBroker, Rules
-from trio_rt.hub._tell import LAG_S
+from trio_rt.hub._server.tell import LAG_S
 from trio_rt.hub._words import HISTORY, JOIN, LEAVE, PUBLISH, message_event
 
 MUCH = "x" * 10_000

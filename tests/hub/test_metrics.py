@@ -17,8 +17,8 @@ from trio_rt import OptionError, Server, serve
 from trio_rt._handshake import RequestHeaders
 from trio_rt._http_values import HttpRequest, HttpResponse
 from trio_rt.hub import Hub, HubStatistics, MemoryBroker, open_hub
-from trio_rt.hub._metrics import Monitor, hub_metrics, is_local
-from trio_rt.hub._site import Site
+from trio_rt.hub._server.metrics import Monitor, hub_metrics, is_local
+from trio_rt.hub._server.site import Site
 
 CAP_S = 10
 TOKEN = "a-token-for-metrics"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trio_rt.hub import _room
 from trio_rt.hub._broker import Head, Item, Present, Snapshot
-from trio_rt.hub._room import EARLY, Room, Telling
+from trio_rt.hub._server.room import EARLY, Room, Telling
 from trio_rt.hub._words import Event
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_rt.hub._broker import Present
-from trio_rt.hub._roster import News, Roster
+from trio_rt.hub._server.roster import News, Roster
 
 GRACE_S = 10.0
 

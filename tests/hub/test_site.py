@@ -22,8 +22,8 @@ from tests.net.support import requires, tool
 from trio_rt import Handshake, OptionError, RawPeer, Refuse
 from trio_rt._handshake import RequestHeaders
 from trio_rt._http_serve import HttpRequest, HttpResponse
-from trio_rt.hub._files import PIECE_BYTES, Directory, Pieces
-from trio_rt.hub._site import CONTENT_SECURITY_POLICY, Site, allow_origins
+from trio_rt.hub._server.files import PIECE_BYTES, Directory, Pieces
+from trio_rt.hub._server.site import CONTENT_SECURITY_POLICY, Site, allow_origins
 
 BIG = bytes(range(256)) * 1000
 

@@ -31,7 +31,7 @@ from .._accept import AcceptHook
 from .._handshake import Handshake
 from ..errors import OptionError, Refuse
 from ..hub import Who
-from ..hub._metrics import is_local
+from ..hub._server.metrics import is_local
 
 __all__ = ["TOKEN_PROTOCOL", "BadFile", "door", "read_token", "read_tokens"]
 

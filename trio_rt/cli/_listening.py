@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from ..hub._metrics import is_loopback
+from ..hub._server.metrics import is_loopback
 from ._watch import log
 
 __all__ = [

@@ -33,8 +33,8 @@ import trio
 from .._server import Server, serve_listeners
 from ..errors import OptionError
 from ..hub import Hub, HubLimits, LogLimits, Who, open_hub
-from ..hub._metrics import Monitor
-from ..hub._site import Site, allow_origins
+from ..hub._server.metrics import Monitor
+from ..hub._server.site import Site, allow_origins
 from ..options import ServerLimits
 from ._door import door
 from ._listening import (

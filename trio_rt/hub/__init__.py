@@ -31,13 +31,13 @@ from ._broker import (
     Sink,
     Snapshot,
 )
-from ._client import open_room
-from ._hub import Hub, HubStatistics, open_hub
-from ._items import HistoryPage, Joined, Left, Marked, RoomItem, RoomMessage
-from ._membership import Membership
-from ._metrics import Monitor
-from ._rules import HubLimits, Rules, Who
-from ._site import CONTENT_SECURITY_POLICY, Site, allow_origins
+from ._client.items import HistoryPage, Joined, Left, Marked, RoomItem, RoomMessage
+from ._client.membership import Membership
+from ._client.opening import open_room
+from ._server.hub import Hub, HubStatistics, open_hub
+from ._server.metrics import Monitor
+from ._server.rules import HubLimits, Rules, Who
+from ._server.site import CONTENT_SECURITY_POLICY, Site, allow_origins
 from .brokers.memory import MemoryBroker
 from .brokers.redis import RedisBroker
 from .brokers.sqlite import SqliteBroker

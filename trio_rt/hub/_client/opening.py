@@ -8,18 +8,18 @@ from typing import Any, TypeVar, overload
 
 import trio
 
-from .._connection import Connection
-from ..errors import OptionError
-from ..options import check_kind, check_number
-from ..protocol.codec import payload_reader
-from ._broker import Position
-from ._channel import Channel
-from ._desk import clear_desk, desk_of
-from ._follow import Follow, Since
-from ._member import Member
-from ._membership import Membership
-from ._names import check_name
-from ._words import JOIN, LEAVE
+from ..._connection import Connection
+from ...errors import OptionError
+from ...options import check_kind, check_number
+from ...protocol.codec import payload_reader
+from .._broker import Position
+from .._names import check_name
+from .._words import JOIN, LEAVE
+from .channel import Channel
+from .desk import clear_desk, desk_of
+from .follow import Follow, Since
+from .member import Member
+from .membership import Membership
 
 __all__ = ["open_room"]
 

@@ -25,22 +25,22 @@ from typing import Any, Final
 
 import trio
 
-from .._ambient import ambient
-from .._peer import Peer
-from ..errors import OptionError, Refused
-from ..message import Message
-from ..options import check_kind, check_number
-from ._broker import Broker, BrokerError, Draft, Page, Position
-from ._commands import END, Commands
-from ._drafts import program_draft
-from ._names import check_name
-from ._room import Guest, Room
-from ._rooms import STORE_S, Rooms
-from ._rules import HubLimits, Rules, Who
-from ._statistics import HubStatistics
-from ._tell import Lagging, Teller
-from ._words import COMMANDS, Event
-from .brokers.memory import MemoryBroker
+from ..._ambient import ambient
+from ..._peer import Peer
+from ...errors import OptionError, Refused
+from ...message import Message
+from ...options import check_kind, check_number
+from .._broker import Broker, BrokerError, Draft, Page, Position
+from .._names import check_name
+from .._words import COMMANDS, Event
+from ..brokers.memory import MemoryBroker
+from .commands import END, Commands
+from .drafts import program_draft
+from .room import Guest, Room
+from .rooms import STORE_S, Rooms
+from .rules import HubLimits, Rules, Who
+from .statistics import HubStatistics
+from .tell import Lagging, Teller
 
 __all__ = ["Hub", "HubStatistics", "open_hub"]
 

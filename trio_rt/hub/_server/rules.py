@@ -6,10 +6,10 @@ from typing import Any
 
 import attrs
 
-from .._ambient import ambient
-from .._peer import Peer
-from ..options import check_number
-from ._names import NAME_BYTES, check_name
+from ..._ambient import ambient
+from ..._peer import Peer
+from ...options import check_number
+from .._names import NAME_BYTES, check_name
 
 __all__ = ["HubLimits", "Rules", "Who"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ._items import Joined, Left, Marked
-from ._words import Event
+from .._words import Event
+from .items import Joined, Left, Marked
 
 __all__ = ["Company"]
 

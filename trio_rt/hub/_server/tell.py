@@ -19,12 +19,12 @@ from typing import Final, Literal, TypeAlias
 
 import trio
 
-from .._waker import Waker
-from ..protocol.lanes import Entry
-from ._broker import Item
-from ._room import Guest, Lag, Room, Telling
-from ._told import Told, encode
-from ._words import Event
+from ..._waker import Waker
+from ...protocol.lanes import Entry
+from .._broker import Item
+from .._words import Event
+from .room import Guest, Lag, Room, Telling
+from .told import Told, encode
 
 __all__ = ["Lagging", "Teller"]
 

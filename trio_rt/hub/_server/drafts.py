@@ -6,13 +6,13 @@ from typing import Any
 
 import msgspec
 
-from .._ambient import ambient
-from ..errors import OptionError, PayloadError, Refused
-from ._broker import Draft
-from ._names import check_name, is_name
-from ._room import Guest
-from ._rules import HubLimits
-from ._words import Publish, event_body
+from ..._ambient import ambient
+from ...errors import OptionError, PayloadError, Refused
+from .._broker import Draft
+from .._names import check_name, is_name
+from .._words import Publish, event_body
+from .room import Guest
+from .rules import HubLimits
 
 __all__ = ["check_publish", "peer_draft", "program_draft"]
 

@@ -8,15 +8,15 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import trio
 
-from .._ambient import ambient
-from ..errors import OptionError, Refused
-from ..options import check_flag, check_number
-from ._broker import Position
-from ._calls import FOR_NOW, pauses
-from ._items import HistoryPage, RoomItem, RoomMessage
-from ._member import PAGE, Member
-from ._names import check_name
-from ._words import HISTORY, MARK, PUBLISH, Event
+from ..._ambient import ambient
+from ...errors import OptionError, Refused
+from ...options import check_flag, check_number
+from .._broker import Position
+from .._names import check_name
+from .._words import HISTORY, MARK, PUBLISH, Event
+from .calls import FOR_NOW, pauses
+from .items import HistoryPage, RoomItem, RoomMessage
+from .member import PAGE, Member
 
 __all__ = ["Membership"]
 

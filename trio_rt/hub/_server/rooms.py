@@ -21,14 +21,14 @@ from typing import Final
 import msgspec
 import trio
 
-from .._ambient import ambient
-from .._waker import Waker
-from ..options import Reconnect
-from ..protocol.backoff import delays
-from ._broker import Broker, BrokerError, Item, Present, Snapshot
-from ._room import Room
-from ._rules import HubLimits
-from ._words import is_body, void
+from ..._ambient import ambient
+from ..._waker import Waker
+from ...options import Reconnect
+from ...protocol.backoff import delays
+from .._broker import Broker, BrokerError, Item, Present, Snapshot
+from .._words import is_body, void
+from .room import Room
+from .rules import HubLimits
 
 __all__ = ["STORE_S", "Rooms"]
 

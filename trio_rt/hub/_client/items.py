@@ -7,8 +7,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import attrs
 import msgspec
 
-from ..message import Gap, Reset
-from ._broker import Position
+from ...message import Gap, Reset
+from .._broker import Position
 
 __all__ = ["HistoryPage", "Joined", "Left", "Marked", "RoomItem", "RoomMessage"]
 

@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import msgspec
 
-from .._broadcast import Broadcast
-from ..message import Priority
-from ..protocol.codec import Codec, JsonCodec, Meta
-from ._broker import Item
-from ._room import Guest
-from ._words import Event, message_json, own_event
+from ..._broadcast import Broadcast
+from ...message import Priority
+from ...protocol.codec import Codec, JsonCodec, Meta
+from .._broker import Item
+from .._words import Event, message_json, own_event
+from .room import Guest
 
 __all__ = ["Told", "encode"]
 

@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import trio
 
-from .._ambient import ambient
-from .._connection import Connection
-from ..delivery import Delivery
-from ..options import Reconnect
-from ..protocol.backoff import delays
-from ._words import Event
+from ..._ambient import ambient
+from ..._connection import Connection
+from ...delivery import Delivery
+from ...options import Reconnect
+from ...protocol.backoff import delays
+from .._words import Event
 
 __all__ = ["FOR_NOW", "Calls", "Then", "pauses"]
 

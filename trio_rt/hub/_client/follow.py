@@ -27,9 +27,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
-from ..message import Gap, Reset
-from ._broker import Position
-from ._words import Event
+from ...message import Gap, Reset
+from .._broker import Position
+from .._words import Event
 
 __all__ = ["Follow", "News", "Since"]
 

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import attrs
 import trio
 
-from ..errors import OptionError
+from ...errors import OptionError
 
 __all__ = ["PIECE_BYTES", "Directory", "Files", "Found", "Pieces", "Resources"]
 

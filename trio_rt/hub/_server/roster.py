@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable
 from typing import Final
 
-from ._broker import Present
+from .._broker import Present
 
 __all__ = ["News", "Roster"]
 

@@ -27,11 +27,11 @@ from typing import Final
 import attrs
 import trio
 
-from .._ambient import ambient
-from .._http_values import HttpHandler, HttpRequest, HttpResponse
-from .._server import Server
-from ..errors import OptionError
-from ._hub import Hub, HubStatistics
+from ..._ambient import ambient
+from ..._http_values import HttpHandler, HttpRequest, HttpResponse
+from ..._server import Server
+from ...errors import OptionError
+from .hub import Hub, HubStatistics
 
 __all__ = ["Monitor", "hub_metrics", "is_local", "is_loopback"]
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final
 
-from ..message import Gap, Reset
-from ._items import RoomItem, RoomMessage
+from ...message import Gap, Reset
+from .items import RoomItem, RoomMessage
 
 __all__ = ["Shelf"]
 

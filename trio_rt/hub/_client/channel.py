@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import trio
 
-from ..errors import Refused
-from ._items import RoomItem
-from ._shelf import Shelf
+from ...errors import Refused
+from .items import RoomItem
+from .shelf import Shelf
 
 __all__ = ["Channel"]
 

@@ -16,16 +16,12 @@ from typing import Any, Final, Protocol
 
 import trio
 
-from ..errors import DecodeError, Refused
-from ..message import Message
-from ..protocol.payloads import Reader, reader
-from ._broker import Broker, BrokerError, Draft, Page, Position
-from ._drafts import check_publish, peer_draft
-from ._names import is_name
-from ._room import Guest, Room
-from ._rules import HubLimits, Rules
-from ._tell import Teller
-from ._words import (
+from ...errors import DecodeError, Refused
+from ...message import Message
+from ...protocol.payloads import Reader, reader
+from .._broker import Broker, BrokerError, Draft, Page, Position
+from .._names import is_name
+from .._words import (
     HISTORY,
     JOIN,
     LEAVE,
@@ -43,6 +39,10 @@ from ._words import (
     message_event,
     room_type,
 )
+from .drafts import check_publish, peer_draft
+from .room import Guest, Room
+from .rules import HubLimits, Rules
+from .tell import Teller
 
 __all__ = ["END", "MOST_CODES", "Commands", "Host"]
 

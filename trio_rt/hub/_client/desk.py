@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import trio
 
-from .._connection import Connection
+from ..._connection import Connection
 
 __all__ = ["AT_ONCE", "Desk", "Gate", "clear_desk", "desk_of"]
 

@@ -31,11 +31,11 @@ from urllib.parse import unquote_to_bytes
 import attrs
 import trio
 
-from .._accept import AcceptHook
-from .._handshake import Handshake
-from .._http_values import HttpHandler, HttpRequest, HttpResponse
-from ..errors import OptionError, Refuse
-from ._files import Directory, Files, Found, Pieces, Resources
+from ..._accept import AcceptHook
+from ..._handshake import Handshake
+from ..._http_values import HttpHandler, HttpRequest, HttpResponse
+from ...errors import OptionError, Refuse
+from .files import Directory, Files, Found, Pieces, Resources
 
 __all__ = ["CONTENT_SECURITY_POLICY", "Site", "allow_origins"]
 

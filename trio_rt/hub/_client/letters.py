@@ -7,12 +7,12 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from .._connection import Connection
-from ..errors import DecodeError
-from ..message import Malformed
-from ._broker import Position
-from ._items import RoomMessage
-from ._words import Event
+from ..._connection import Connection
+from ...errors import DecodeError
+from ...message import Malformed
+from .._broker import Position
+from .._words import Event
+from .items import RoomMessage
 
 __all__ = ["Letters"]
 

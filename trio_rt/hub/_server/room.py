@@ -18,11 +18,11 @@ from typing import Any, Final, TypeAlias
 import msgspec
 import trio
 
-from ._broker import BrokerError, Head, Item, Snapshot
-from ._guest import GuestOf, LagOf
-from ._log import MOST_MARKS, farthest
-from ._roster import News, Roster
-from ._words import Event, room_type
+from .._broker import BrokerError, Head, Item, Snapshot
+from .._log import MOST_MARKS, farthest
+from .._words import Event, room_type
+from .guest import GuestOf, LagOf
+from .roster import News, Roster
 
 __all__ = ["Guest", "Lag", "Room", "Telling"]
 

@@ -11,11 +11,11 @@ from typing import Final, Generic, TypeVar
 import msgspec
 import trio
 
-from .._peer import Peer
-from ..protocol.rate import Rate
-from ._broker import Present
-from ._rules import HubLimits, Who
-from ._words import Event
+from ..._peer import Peer
+from ...protocol.rate import Rate
+from .._broker import Present
+from .._words import Event
+from .rules import HubLimits, Who
 
 __all__ = ["GuestOf", "LagOf"]
 

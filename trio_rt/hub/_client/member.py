@@ -21,19 +21,19 @@ from typing import Any, Final
 
 import trio
 
-from .._connection import Connection
-from .._waker import Waker
-from ..errors import Refused
-from ..message import Gap, Message, Reset
-from ._broker import Position
-from ._calls import FOR_NOW, Calls, Then, pauses
-from ._channel import Channel
-from ._company import Company
-from ._desk import Desk
-from ._follow import Follow, News
-from ._items import RoomItem, RoomMessage
-from ._letters import Letters
-from ._words import HISTORY, JOIN, REFUSED, Event, room_type
+from ..._connection import Connection
+from ..._waker import Waker
+from ...errors import Refused
+from ...message import Gap, Message, Reset
+from .._broker import Position
+from .._words import HISTORY, JOIN, REFUSED, Event, room_type
+from .calls import FOR_NOW, Calls, Then, pauses
+from .channel import Channel
+from .company import Company
+from .desk import Desk
+from .follow import Follow, News
+from .items import RoomItem, RoomMessage
+from .letters import Letters
 
 __all__ = ["PAGE", "Member"]
 

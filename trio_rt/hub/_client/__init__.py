@@ -1,0 +1,1 @@
+"""A client's rooms: `open_room()` and what is behind it."""
