@@ -18,7 +18,7 @@ from .plans import draw_plan
 from .records import Story
 from .story import tell
 
-SEEDS = 500
+SEEDS = 200
 CHUNK = 100
 
 #: What the stories of every chunk must have met, or they prove nothing.

@@ -14,7 +14,7 @@ from .plans import draw_session_plan
 from .scene import SessionStory
 from .story import tell
 
-SEEDS = 500
+SEEDS = 200
 CHUNK = 25
 
 #: What 100 stories must have met, or they prove nothing.

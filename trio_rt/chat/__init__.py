@@ -1,0 +1,1 @@
+"""A chat in rooms of the hub."""

@@ -1,0 +1,1 @@
+"""A chat's server: who may say what, on the hub."""
