@@ -29,14 +29,12 @@ import trio
 
 from .._accept import AcceptHook
 from .._handshake import Handshake
+from .._tokens import TOKEN_PROTOCOL, shown_tokens
 from ..errors import OptionError, Refuse
 from ..hub import Who
 from ..hub._server.metrics import is_local
 
 __all__ = ["TOKEN_PROTOCOL", "BadFile", "door", "read_token", "read_tokens"]
-
-#: In front of a token that is shown as a subprotocol.
-TOKEN_PROTOCOL: Final = "trio-rt.token."
 
 #: What both headers can carry (RFC 6750, 2.1; RFC 9110, 5.6.2), and nobody can guess.
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+-]{16,512}")
@@ -102,7 +100,7 @@ def door(users: Mapping[bytes, Who], *, anonymous: bool) -> AcceptHook:
 
     async def hook(handshake: Handshake) -> object:
         await trio.lowlevel.checkpoint()
-        shown = list(_shown(handshake))
+        shown = list(shown_tokens(handshake))
         if shown:
             found = {users.get(_digest(token)) for token in shown}
             if len(found) != 1 or None in found:
@@ -117,17 +115,6 @@ def door(users: Mapping[bytes, Who], *, anonymous: bool) -> AcceptHook:
         return None
 
     return hook
-
-
-def _shown(handshake: Handshake) -> Iterator[str]:
-    """The tokens that a client shows; it may do so in both ways."""
-    for value in handshake.headers.get_all("Authorization"):
-        scheme, _, token = value.partition(" ")
-        if scheme.lower() == "bearer":
-            yield token.strip()
-    for name in handshake.protocols:
-        if name.startswith(TOKEN_PROTOCOL):
-            yield name.removeprefix(TOKEN_PROTOCOL)
 
 
 def _unknown(text: str) -> Refuse:

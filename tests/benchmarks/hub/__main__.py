@@ -16,6 +16,7 @@ from ..report import machine
 from . import scenes
 from .crowd import DIALECTS, Crowd
 from .running import running
+from .sessions import session_fan_out
 
 #: What is said: small, and known by its mark.
 TEXT: Final = "x:" + "-" * 118
@@ -32,11 +33,14 @@ class Row:
     members: int
     burst: int
     times: int
+    #: Members that say something at the same time.
+    talkers: int = 1
 
 
 ROWS: Final = (
     Row("one by one, 500 members", 500, 1, 60),
     Row("one by one, 5,000 members", 5000, 1, 10),
+    Row("eight at a time, 500 members", 500, 1, 20, talkers=8),
     Row("a stream, 500 members", 500, BURST, 20),
     Row("a stream, 5,000 members", 5000, BURST, 3),
 )
@@ -54,8 +58,9 @@ def fan_out(kind: str, row: Row) -> float:
         for times in (3, row.times):  # the first to warm up
             begin, before = server.cpu_s(), crowd.heard
             for _ in range(times):
-                crowd.say(TEXT, row.burst)
-                crowd.hear(crowd.heard + row.members * row.burst)
+                for talker in range(row.talkers):
+                    crowd.say(TEXT, row.burst, member=talker)
+                crowd.hear(crowd.heard + row.members * row.burst * row.talkers)
             used, heard = server.cpu_s() - begin, crowd.heard - before
         crowd.close()
     return heard / used
@@ -90,6 +95,9 @@ def main() -> int:
             elif kind in AIM:
                 text += f" (aim {AIM[kind]:g})"
             print(text)
+        if row.talkers == 1:
+            beside = session_fan_out(TEXT, row.members, row.burst, row.times)
+            print(f"  with sessions {beside:,.0f}")
     for scene in (scenes.stuck, scenes.rooms, scenes.returning, scenes.memory):
         if not options.rows or any(text in scene.__name__ for text in options.rows):
             print(*scene(), sep="\n")
