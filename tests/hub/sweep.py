@@ -12,6 +12,7 @@ import argparse
 import multiprocessing
 import os
 import random
+import sys
 import time
 import traceback
 from collections import Counter
@@ -348,6 +349,7 @@ def main() -> None:
             for line in wrong[:5]:
                 print(f"seed {seed}: {line.strip()[:400]}")
     print(f"{options.seeds} seeds, {failed} failed, {time.monotonic() - began:.0f} s")
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

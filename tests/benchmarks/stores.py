@@ -1,10 +1,10 @@
-"""Two nodes on one store: `python -m tests.benchmarks.redis [seconds]`.
+"""What a hub's stores take: `python -m tests.benchmarks.stores [seconds]`.
 
-The store, node A and node B are processes of their own. A appends, B listens. For each
+Redis and Valkey: the store, node A and node B are processes of their own. A appends, B listens. For each
 store: the time from `append` at A to `item` at B, one at a time; and messages a second
 with 8, 64 and any number of appends in flight at A, B hearing all of them, and the CPU
 time that each of the three takes for a message: on a machine with other work, that is what
-can be compared.
+can be compared. SQLite: messages a second that are on the disk, with as many in flight.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ from subprocess import PIPE, Popen
 
 import trio
 
-from trio_rt.hub._broker import BrokerError, Draft, Item, LogLimits, Position, Present
+from trio_rt.hub._broker import Broker, BrokerError, Draft, Item, LogLimits, Position, Present
 from trio_rt.hub.brokers.redis import RedisBroker
+from trio_rt.hub.brokers.sqlite import SqliteBroker
 
 from ..hub.redis_server import KINDS, Server
+
+#: Appends in flight.
+FLIGHTS = (8, 64)
 
 BODY = b'{"kind":"message","id":"%d","payload":"' + b"x" * 90 + b'"}'
 
@@ -71,7 +75,7 @@ async def listen(url: str) -> None:
 class Load:
     """Appends with at most `flight` under way."""
 
-    def __init__(self, node: RedisBroker, flight: int) -> None:
+    def __init__(self, node: Broker, flight: int) -> None:
         self.node = node
         self.free = flight
         self.sent = self.done = 0
@@ -125,7 +129,7 @@ async def measure(server: Server, seconds: float, other: Popen[str]) -> None:
         times.sort()
         p50, p99 = times[len(times) // 2] * 1e3, times[len(times) * 99 // 100] * 1e3
         print(f"  append to the other node's sink: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
-        for flight in (8, 64, MANY):
+        for flight in (*FLIGHTS, MANY):
             load = Load(node, flight)
             started, before = time.perf_counter(), cpu_s(*pids)
             rate = await load.run(seconds)
@@ -139,6 +143,17 @@ async def measure(server: Server, seconds: float, other: Popen[str]) -> None:
                 " us of CPU a message: A {:.0f}, B {:.0f}, store {:.0f}".format(*used)
             )
         print("  batch p50", f"{node.statistics()['batch_p50_s'] * 1e3:.2f} ms")
+        nursery.cancel_scope.cancel()
+
+
+async def measure_sqlite(path: Path, seconds: float) -> None:
+    async with trio.open_nursery() as nursery:
+        node = SqliteBroker(path, limits=LogLimits(messages=1000, repeat_s=30.0))
+        await nursery.start(node.run, Ear(lambda item: None))
+        await node.watch("load")
+        for flight in (*FLIGHTS, MANY):
+            rate = await Load(node, flight).run(seconds)
+            print(f"  {flight:5} in flight: {rate:8.0f} appends/s")
         nursery.cancel_scope.cancel()
 
 
@@ -162,6 +177,9 @@ def main() -> None:
                 other.kill()
                 other.wait()
                 server.kill()
+    with tempfile.TemporaryDirectory() as directory:
+        print("SQLite")
+        trio.run(measure_sqlite, Path(directory, "hub.db"), seconds)
 
 
 if __name__ == "__main__":
