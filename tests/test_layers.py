@@ -111,6 +111,7 @@ LAYERS = [
         "hub.brokers._redis_wire",
         "hub.brokers._sqlite_queue",
     },
+    {"hub._server.tongue"},
     {
         "hub._client.calls",
         "hub._client.company",
@@ -125,6 +126,8 @@ LAYERS = [
     {"hub._client.channel", "hub._server.room", "hub.brokers._redis_node", "hub.brokers.sqlite"},
     {
         "hub._server.drafts",
+        "hub._server.extension",
+        "hub._server.guests",
         "hub._client.member",
         "hub._server.rooms",
         "hub._server.told",
@@ -133,6 +136,7 @@ LAYERS = [
     },
     {"hub._client.membership", "hub._server.tell", "hub.brokers.redis"},
     {"hub._client.opening", "hub._server.commands"},
+    {"hub._server.intake"},
     {"hub._server.hub"},
     {"hub._server.metrics"},
     {"hub"},

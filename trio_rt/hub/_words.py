@@ -4,7 +4,8 @@ Both are the payloads of ordinary messages, so that they travel in sessions, on 
 links and from foreign clients alike. A command's type is one of `COMMANDS`. Whatever a
 hub has to say about a room, answers included, has the type `room:<name>`, so that one
 stream has all of it, in order. An answer has the id of the command's message as `re`. A
-command that names no room that could be is answered with the type `hub.refused`.
+command that names no room that could be is refused with the type `hub.refused`, and one
+that is about no room is done with the type `hub.done`: only a program's own are.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ._broker import Item
 
 __all__ = [
     "COMMANDS",
+    "DONE",
     "HISTORY",
     "JOIN",
     "LEAVE",
@@ -38,6 +40,7 @@ __all__ = [
     "message_event",
     "message_json",
     "own_event",
+    "room_of",
     "room_type",
     "void",
 ]
@@ -52,11 +55,20 @@ COMMANDS: Final = (JOIN, LEAVE, PUBLISH, HISTORY, MEMBERS, MARK)
 
 #: The type of the answer to a command whose room cannot be told.
 REFUSED: Final = "hub.refused"
+#: The type of the answer to a command that is about no room.
+DONE: Final = "hub.done"
+
+_ROOM: Final = "room:"
 
 
 def room_type(room: str) -> str:
     """The type of all events of a room."""
-    return f"room:{room}"
+    return f"{_ROOM}{room}"
+
+
+def room_of(type: str) -> str:
+    """The room whose events have this type; "" for none."""
+    return type.removeprefix(_ROOM) if type.startswith(_ROOM) else ""
 
 
 class Join(msgspec.Struct):
@@ -121,7 +133,7 @@ class Mark(msgspec.Struct):
 class Event(msgspec.Struct, omit_defaults=True):
     """Everything that a hub says, by `kind`; the other fields have what the kind needs.
 
-    - `done`: the command `re` is done. Of a join: `epoch first last members count marks`, and by
+    - `done`: the command `re` is done. Of a program's own: `payload`. Of a join: `epoch first last members count marks`, and by
       which `user` and `device` one is known;
       of a publish: `epoch offset`; of history: `epoch first last items`; of members:
       `members count`.

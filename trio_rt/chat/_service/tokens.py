@@ -19,7 +19,6 @@ user than that of the link before begins a new session. A token is shown as `_to
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -57,6 +56,9 @@ AVATAR_BYTES: Final = 512
 GUEST: Final = "guest-"
 #: The user as whom the service itself speaks.
 SERVICE: Final = "chat.service"
+
+#: Seconds since the epoch that no clock will show.
+END_S: Final = 1e15
 
 _ALGORITHM: Final = "HS256"
 #: The times are checked here: by the clock of `ambient()`.
@@ -151,7 +153,7 @@ def accept_tokens(secret: str | bytes | None, *, anonymous: bool = False) -> Acc
 
 def _key(secret: object) -> bytes:
     """It, checked. No error shows it."""
-    key = secret.encode() if isinstance(secret, str) else secret
+    key = secret.encode(errors="surrogatepass") if isinstance(secret, str) else secret
     if not isinstance(key, bytes):
         raise OptionError("secret", "must be text or bytes", f"a {type(secret).__name__}")
     if len(key) < SECRET_BYTES:
@@ -216,7 +218,7 @@ def _is_reserved(user: str) -> bool:
 
 
 def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < END_S
 
 
 def _refuse(text: str) -> Refuse:

@@ -26,7 +26,7 @@ from ..._waker import Waker
 from ...errors import Refused
 from ...message import Gap, Message, Reset
 from .._broker import Position
-from .._words import HISTORY, JOIN, REFUSED, Event, room_type
+from .._words import DONE, HISTORY, JOIN, REFUSED, Event, room_type
 from .calls import FOR_NOW, Calls, Then, pauses
 from .channel import Channel
 from .company import Company
@@ -61,7 +61,7 @@ class Member:
         #: Of what the consumer took last.
         self.position = Position("", 0)
         self.letters: Final = Letters(conn, as_)
-        self._stream: Final = conn.subscribe(room_type(room), REFUSED, as_=Event)
+        self._stream: Final = conn.subscribe(room_type(room), REFUSED, DONE, as_=Event)
         self._work: Final = Waker()
         self._active = desk.tick()
         self._entered = False

@@ -10,7 +10,7 @@ import trio
 
 from ..._ambient import ambient
 from ...errors import OptionError, Refused
-from ...options import check_flag, check_number
+from ...options import check_flag, check_kind, check_number
 from .._broker import Position
 from .._names import check_name
 from .._words import HISTORY, MARK, PUBLISH, Event
@@ -155,6 +155,22 @@ class Membership(trio.abc.ReceiveChannel[RoomItem[T_co]], Generic[T_co]):
         check_number("offset", offset, whole=True, finite=True)
         epoch = self._member.follow.epoch
         await self._command(MARK, {"room": self.name, "offset": offset, "epoch": epoch})
+
+    async def command(
+        self, type: str, fields: Mapping[str, Any] = {}, *, names_room: bool = True
+    ) -> Any:
+        """Give a command that the server's program has added to its hub: the answer's payload.
+
+        It goes with these `fields`, and the room's name as `room` unless `names_room` is false.
+        It is given again until it is answered, so that it may be done more than once.
+        Raises as `publish`. Cancelled: it may be done or not.
+        """
+        check_name("type", type)
+        check_kind("fields", fields, Mapping)
+        check_flag("names_room", names_room)
+        body = {**fields, "room": self.name} if names_room else dict(fields)
+        self._member.note_activity()
+        return (await self._command(type, body)).payload
 
     def _checked(
         self, payload: Any, type: str, to: str, only: str | None, id: str | None, *, store: bool

@@ -1,34 +1,20 @@
-"""What a peer asks of its hub, command by command.
+"""The hub's own commands: what each does, and its answer.
 
-Each command ends in one answer, `done` or `refused`, and none of them can end the loop that
-reads them: the worst that a peer can do is to be refused. Commands of one peer are taken in
-the order in which they came, and not while it lags. A publish is given to the store in that
-order and does not hold up the next command; its answer comes when the store has it.
+Each ends in one answer, `done` or `refused`. A publish is given to the store in the order in
+which it was asked for and does not hold up the next command; its answer comes when the store
+has it.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
 
-import trio
-
-from ...errors import DecodeError, Refused
-from ...message import Message
-from ...protocol.payloads import Reader, reader
+from ...errors import Refused
 from .._broker import Broker, BrokerError, Draft, Page, Position
-from .._names import is_name
 from .._words import (
-    HISTORY,
-    JOIN,
-    LEAVE,
-    MARK,
-    MEMBERS,
-    PUBLISH,
-    REFUSED,
     Event,
     History,
     Join,
@@ -44,21 +30,7 @@ from .room import Guest, Room
 from .rules import HubLimits, Rules
 from .tell import Teller
 
-__all__ = ["END", "MOST_CODES", "Commands", "Host"]
-
-_log: Final = logging.getLogger("trio_rt.hub")
-
-_SHAPES: Final[Mapping[str, type]] = {
-    JOIN: Join,
-    LEAVE: Leave,
-    PUBLISH: Publish,
-    HISTORY: History,
-    MEMBERS: Members,
-    MARK: Mark,
-}
-
-#: The longest id of a command that comes back with its answer.
-ID_LENGTH: Final = 256
+__all__ = ["END", "MOST_CODES", "Commands", "Host", "unavailable"]
 
 #: Codes of refusals that are counted each for itself: hooks may make them up.
 MOST_CODES: Final = 64
@@ -91,57 +63,34 @@ class Host(Protocol):
 
 
 class Commands:
-    """Those of the peers of one hub."""
+    """Those that the peers of one hub give."""
 
     def __init__(self, hub: Host) -> None:
         self._hub: Final = hub
-        # For JSON and for MessagePack.
-        self._readers: Final[tuple[Mapping[str, Reader], ...]] = tuple(
-            {name: reader(binary, shape) for name, shape in _SHAPES.items()}
-            for binary in (False, True)
-        )
-        self._doers: Final[Mapping[str, Callable[[Guest, str, Any], Awaitable[None]]]] = {
-            JOIN: self._join,
-            LEAVE: self._leave,
-            PUBLISH: self._publish,
-            HISTORY: self._history,
-            MEMBERS: self._members,
-            MARK: self._mark,
+        self._doers: Final[Mapping[type, Callable[[Guest, str, Any], Awaitable[None]]]] = {
+            Join: self._join,
+            Leave: self._leave,
+            Publish: self._publish,
+            History: self._history,
+            Members: self._members,
+            Mark: self._mark,
         }
 
-    async def take(self, guest: Guest, message: Message[Any]) -> None:
-        """Do one, and answer; `message` has its payload as it came. Raises only `Cancelled`.
+    async def do(self, guest: Guest, re: str, command: Any) -> None:
+        """Do one, and answer, or raise `Refused` or `BrokerError`."""
+        await self._doers[type(command)](guest, re, command)
 
-        Waits while the guest lags. Where it never keeps up again nothing is done.
-        """
-        while guest.lag is not None:
-            await guest.lag.over.wait()
-            if guest.lag is not None:
-                return
-        re = message.id if isinstance(message.id, str) and len(message.id) <= ID_LENGTH else ""
-        type = REFUSED
-        try:
-            is_timely = guest.spend(trio.current_time())
-            command = self._readers[guest.peer.codec.binary][message.type](message.payload)
-            if not is_name(command.room, self._hub.limits.name_bytes):
-                raise Refused("bad_name", "the room's name is none")
-            type = room_type(command.room)
-            if not is_timely:
-                raise Refused("too_fast", "more commands than are taken in a second")
-            await self._doers[message.type](guest, re, command)
-        except DecodeError as error:
-            self._refuse(guest, re, type, Refused("malformed", f"{error.field} {error.rule}"))
-        except BrokerError:
-            self._refuse(guest, re, type, _unavailable())
-        except Refused as refusal:
-            self._refuse(guest, re, type, refusal)
-        except Exception:
-            _log.exception("%s: %s failed", guest.peer.handshake.remote, message.type)
-            self._refuse(guest, re, type, Refused("error", "the hub failed"))
+    def done(self, guest: Guest, re: str, type: str, event: Event) -> None:
+        """Answer a command, if it has an id."""
+        if re:
+            self._hub.teller.answer(guest, type, event)
 
-    def missed(self, guest: Guest) -> None:
-        """Commands came faster than they could be taken in, and are lost."""
-        self._refuse(guest, "", REFUSED, Refused("too_fast", "commands were lost"))
+    def refuse(self, guest: Guest, re: str, type: str, refusal: Refused) -> None:
+        """Answer a command that is not done."""
+        refusals, code = self._hub.refusals, refusal.code
+        refusals[code if code in refusals or len(refusals) < MOST_CODES else "other"] += 1
+        event = Event("refused", re, code=code, text=refusal.text)
+        self._hub.teller.answer(guest, type, event)
 
     # The commands
 
@@ -157,13 +106,13 @@ class Commands:
             room.join(guest)
         state = room.state("done", re)
         state.user, state.device = guest.who.user, guest.shown_device
-        self._done(guest, re, room.type, state)
+        self.done(guest, re, room.type, state)
 
     async def _leave(self, guest: Guest, re: str, command: Leave) -> None:
         room = guest.rooms.get(command.room)
         if room is not None:
             self._hub.leave(guest, room)
-        self._done(guest, re, room_type(command.room), Event("done", re))
+        self.done(guest, re, room_type(command.room), Event("done", re))
 
     async def _publish(self, guest: Guest, re: str, command: Publish) -> None:
         hub = self._hub
@@ -177,7 +126,7 @@ class Commands:
         draft = peer_draft(guest, id, command, hub.limits)
         if not command.store:
             hub.broker.post(draft)
-            self._done(guest, re, room.type, Event("done", re, epoch=room.head.epoch, id=id))
+            self.done(guest, re, room.type, Event("done", re, epoch=room.head.epoch, id=id))
         else:
             hub.append(draft, lambda result: self._published(guest, re, room.type, id, result))
 
@@ -185,10 +134,10 @@ class Commands:
         self, guest: Guest, re: str, type: str, id: str, result: Position | BrokerError
     ) -> None:
         if isinstance(result, BrokerError):
-            self._refuse(guest, re, type, _unavailable())
+            self.refuse(guest, re, type, unavailable())
         else:
             event = Event("done", re, result.epoch, result.offset, id)
-            self._done(guest, re, type, event)
+            self.done(guest, re, type, event)
 
     async def _history(self, guest: Guest, re: str, command: History) -> None:
         hub, name = self._hub, command.room
@@ -201,13 +150,13 @@ class Commands:
         page = await hub.page(name, command.after, command.before, command.limit)
         if command.epoch and command.epoch != page.head.epoch:
             raise Refused("foreign_epoch", "the log of that epoch is gone")
-        self._done(guest, re, room_type(name), _page_event(re, page))
+        self.done(guest, re, room_type(name), _page_event(re, page))
 
     async def _members(self, guest: Guest, re: str, command: Members) -> None:
         _check(await self._hub.rules.may_see(guest.who, command.room))
         async with self._hub.look(command.room) as room:
             event = Event("done", re, members=room.members(), count=room.roster.count)
-        self._done(guest, re, room.type, event)
+        self.done(guest, re, room.type, event)
 
     async def _mark(self, guest: Guest, re: str, command: Mark) -> None:
         room = _joined(guest, command.room)
@@ -216,19 +165,7 @@ class Commands:
         if not 0 <= command.offset <= room.head.last:
             raise Refused("malformed", "payload.offset must be that of a message in the log")
         self._hub.broker.mark(room.name, guest.who.user, command.offset)
-        self._done(guest, re, room.type, Event("done", re))
-
-    # Within
-
-    def _done(self, guest: Guest, re: str, type: str, event: Event) -> None:
-        if re:
-            self._hub.teller.answer(guest, type, event)
-
-    def _refuse(self, guest: Guest, re: str, type: str, refusal: Refused) -> None:
-        refusals, code = self._hub.refusals, refusal.code
-        refusals[code if code in refusals or len(refusals) < MOST_CODES else "other"] += 1
-        event = Event("refused", re, code=code, text=refusal.text)
-        self._hub.teller.answer(guest, type, event)
+        self.done(guest, re, room.type, Event("done", re))
 
 
 def _check(allowed: object) -> None:
@@ -244,7 +181,7 @@ def _joined(guest: Guest, name: str) -> Room:
     return room
 
 
-def _unavailable() -> Refused:
+def unavailable() -> Refused:
     """What a peer is told of a `BrokerError`."""
     return Refused("unavailable", "the store cannot be reached: try again")
 

@@ -5,6 +5,7 @@ Rooms know their guests and guests their rooms; what a room is, is said in `_roo
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Final, Generic, TypeVar
 
@@ -16,6 +17,7 @@ from ...protocol.rate import Rate
 from .._broker import Present
 from .._words import Event
 from .rules import HubLimits, Who
+from .tongue import Tongue
 
 __all__ = ["GuestOf", "LagOf"]
 
@@ -41,21 +43,43 @@ class LagOf(Generic[RoomT]):
 class GuestOf(Generic[RoomT]):
     """One peer, from its first link to its end."""
 
-    __slots__ = ("_rate", "codec", "device", "lag", "linked", "peer", "present", "rooms", "who")
+    __slots__ = (
+        "_rate",
+        "beat_due",
+        "device",
+        "is_identified",
+        "lag",
+        "linked",
+        "peer",
+        "present",
+        "rooms",
+        "tongue",
+        "who",
+    )
 
-    def __init__(self, peer: Peer, who: Who, device: str, limits: HubLimits) -> None:
+    def __init__(
+        self, peer: Peer, who: Who, device: str, limits: HubLimits, tongue: Tongue
+    ) -> None:
         self.peer: Final = peer
-        self.codec: Final = peer.codec
-        self.who: Final = who
-        #: Unlike that of `who` it is one of its own among all peers of all nodes.
-        self.device: Final = device
-        self.present: Final = Present(who.user, device, _write(who.info))
+        self.tongue = tongue
+        self.become(who, device)
+        #: Whether it is somebody else than it came as.
+        self.is_identified = False
         self.rooms: dict[str, RoomT] = {}
         #: Whether a link is up: only then it is present.
         self.linked = peer.link is not None and not peer.link.over
         #: None while it keeps up.
         self.lag: LagOf[RoomT] | None = None
+        #: When its heartbeat may be answered again.
+        self.beat_due = -math.inf
         self._rate = Rate(limits.rate_per_s, limits.burst / limits.rate_per_s)
+
+    def become(self, who: Who, device: str) -> None:
+        """From now on it is `who`. Its rooms are not told here."""
+        self.present = Present(who.user, device, _write(who.info))
+        self.who = who
+        #: Unlike that of `who` it is one of its own among all peers of all nodes.
+        self.device = device
 
     @property
     def shown_device(self) -> str:

@@ -20,8 +20,8 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import Any, Final
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final, TypeAlias
 
 import trio
 
@@ -30,19 +30,23 @@ from ..._peer import Peer
 from ...errors import OptionError, Refused
 from ...message import Message
 from ...options import check_kind, check_number
-from .._broker import Broker, BrokerError, Draft, Page, Position
+from .._broker import Broker, BrokerError, Draft, Item, Page, Position
 from .._names import check_name
-from .._words import COMMANDS, Event
+from .._words import Event
 from ..brokers.memory import MemoryBroker
 from .commands import END, Commands
 from .drafts import program_draft
+from .extension import DialectOf, ExtensionOf, check_extension
+from .guests import Guests
+from .intake import Intake
 from .room import Guest, Room
 from .rooms import STORE_S, Rooms
 from .rules import HubLimits, Rules, Who
 from .statistics import HubStatistics
 from .tell import Lagging, Teller
+from .tongue import Tongues
 
-__all__ = ["Hub", "HubStatistics", "open_hub"]
+__all__ = ["Dialect", "Extension", "Guest", "Hub", "HubStatistics", "Room", "open_hub"]
 
 #: RFC 6455's registry: "service restart"; the peers of a hub that ends come back.
 RESTART: Final = 1012
@@ -57,15 +61,25 @@ SAMPLE: Final = 1024
 class Hub:
     """Rooms. It is the handler of `serve()`: `await serve(hub, host, port)`."""
 
-    def __init__(self, broker: Broker, rules: Rules, limits: HubLimits, lagging: Lagging) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        rules: Rules,
+        limits: HubLimits,
+        lagging: Lagging,
+        extension: ExtensionOf[Any] | None,
+    ) -> None:
         self.broker = broker
         self.rules = rules
         self.limits = limits
-        self.teller = Teller(lagging)
+        self.extension: Final = extension or ExtensionOf()
+        self.teller = Teller(lagging, None if extension is None else self._hear)
         self.refusals: Counter[str] = Counter()
         self._rooms: Final = Rooms(broker, limits, self.teller.touched)
+        self._tongues: Final = Tongues()
         self._commands: Final = Commands(self)
-        self._guests: dict[Guest, None] = {}
+        self._intake: Final = Intake(self, self._commands, self._tongues, self.extension)
+        self._guests: Final = Guests(broker, self.new_id)
         self._closed = False
         self._prefix: Final = f"{ambient().random.getrandbits(64):016x}-"
         self._ids = 0
@@ -85,25 +99,25 @@ class Hub:
         if self._closed:
             peer.close(RESTART)
             return
-        guest = Guest(peer, who, self.new_id(), self.limits)
-        self._guests[guest] = None
-        peer.on_link = lambda up: self._linked(guest, up=up)
+        tongue = self._tongues.of(peer.codec)
+        guest = Guest(peer, who, self.new_id(), self.limits, tongue)
+        self._guests.add(guest)
         try:
             await self._attend(guest)
         finally:
             for room in list(guest.rooms.values()):
                 self.leave(guest, room)
             self.teller.forget(guest)
-            del self._guests[guest]
+            self._guests.remove(guest)
 
     async def _attend(self, guest: Guest) -> None:
         # As they come: what is malformed in a command is told to who gave it.
-        with guest.peer._open_stream(COMMANDS, _as_it_is, None, "pause") as stream:
+        with guest.peer._open_stream(self._intake.types, _as_it_is, None, "pause") as stream:
             async for item in stream:
                 if isinstance(item, Message):
-                    await self._commands.take(guest, item)
+                    await self._intake.take(guest, item)
                 else:
-                    self._commands.missed(guest)
+                    self._intake.missed(guest)
 
     async def enter(self, guest: Guest, name: str) -> Room:
         """Make `guest` a member. Raises `Refused` for a full room, and `BrokerError`."""
@@ -120,7 +134,7 @@ class Hub:
         """Make `guest` no member any more."""
         del guest.rooms[room.name]
         room.leave(guest)
-        self._absent(guest, room.name)
+        self._guests.absent(guest, room.name)
         self._rooms.release(room)
 
     def look(self, name: str) -> AbstractAsyncContextManager[Room]:
@@ -230,6 +244,36 @@ class Hub:
             self.teller.answer(guest, found.type, Event("removed", code="removed", text=text))
         return len(guests)
 
+    def devices(self, user: str) -> list[Guest]:
+        """Those of a user on this node."""
+        return self._guests.of(user)
+
+    def describe(self, user: str, info: Any) -> int:
+        """Let others see another `Who.info` of `user`, of all devices on this node: how many.
+
+        It holds for as long as they are here; who comes later has what `Rules.who` gives.
+        Raises `OptionError`, and `PayloadError` for what JSON cannot have.
+        """
+        check_name("user", user)
+        return self._guests.describe(user, info)
+
+    def identify(self, guest: Guest, who: Who) -> None:
+        """Let a guest be somebody else from now on: what it says next is said by `who`.
+
+        In its rooms the one that it was leaves, and the other one enters: whether that one may
+        be there is the caller's to ask. Raises `OptionError`.
+        """
+        check_kind("who", who, Who)
+        self._guests.identify(guest, who)
+
+    async def perform(self, guest: Guest, command: Any, re: str = "") -> None:
+        """Do one of the hub's own commands, as if `guest` had given it with the id `re`.
+
+        Its room's name is not checked any more. Raises `Refused` and `BrokerError`: the
+        guest is told what comes behind that, and the answer, if there is a `re`.
+        """
+        await self._commands.do(guest, re, command)
+
     def statistics(self) -> HubStatistics:
         """What it has done so far."""
         return HubStatistics(
@@ -263,19 +307,8 @@ class Hub:
             guest.peer.close(RESTART)
             self.teller.forget(guest)
 
-    def _linked(self, guest: Guest, *, up: bool) -> None:
-        """A session's link is gone, or there again: so is the device."""
-        guest.linked = up
-        for name in guest.rooms:
-            if up:
-                with suppress(BrokerError):
-                    self.broker.enter(name, guest.present)
-            else:
-                self._absent(guest, name)
-
-    def _absent(self, guest: Guest, name: str) -> None:
-        with suppress(BrokerError):  # it expires there
-            self.broker.leave(name, guest.device)
+    def _hear(self, room: Room, item: Item) -> None:
+        self.extension.heard(self, room, item)
 
     async def _append(self, draft: Draft) -> Position:
         answered = trio.Event()
@@ -293,6 +326,11 @@ class Hub:
         return answers[0]
 
 
+#: What a program derives from to add to a hub.
+Extension: TypeAlias = ExtensionOf[Hub]
+Dialect: TypeAlias = DialectOf[Hub]
+
+
 @asynccontextmanager
 async def open_hub(
     broker: Broker | None = None,
@@ -300,6 +338,7 @@ async def open_hub(
     rules: Rules | None = None,
     limits: HubLimits = HubLimits(),
     lagging: Lagging = "gap",
+    extension: Extension | None = None,
 ) -> AsyncIterator[Hub]:
     """Rooms, for as long as the block lasts: `async with open_hub() as hub: await serve(hub, ...)`.
 
@@ -308,6 +347,7 @@ async def open_hub(
     - `limits`: see `HubLimits`.
     - `lagging`: a peer whose outbox is full is sent a mark of what it missed when there is
       room again ("gap"), or closed with 1013 ("close").
+    - `extension`: commands of the program's own, and what else it adds.
 
     Leaving the block sends the peers that are still there away (1012); `serve()` is to end
     before it.
@@ -319,7 +359,10 @@ async def open_hub(
     check_kind("limits", limits, HubLimits)
     if lagging not in ("gap", "close"):
         raise OptionError("lagging", 'must be "gap" or "close"', lagging)
-    hub = Hub(broker or MemoryBroker(), rules or Rules(), limits, lagging)
+    if extension is not None:
+        check_kind("extension", extension, ExtensionOf)
+        check_extension(extension)
+    hub = Hub(broker or MemoryBroker(), rules or Rules(), limits, lagging, extension)
     error: BaseException | None = None
     async with trio.open_nursery() as nursery:
         await nursery.start(hub.run)

@@ -37,7 +37,7 @@ from ..._http_values import HttpHandler, HttpRequest, HttpResponse
 from ...errors import OptionError, Refuse
 from .files import Directory, Files, Found, Pieces, Resources
 
-__all__ = ["CONTENT_SECURITY_POLICY", "Site", "allow_origins"]
+__all__ = ["CONTENT_SECURITY_POLICY", "Site", "allow_origins", "found_response"]
 
 #: Nothing from elsewhere, no inline scripts and styles, in nobody's frame.
 CONTENT_SECURITY_POLICY: Final = (
@@ -85,8 +85,10 @@ _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 
 class Site:
-    """An HTTP handler: `routes` by their exact path, else a file of `files`.
+    """An HTTP handler: `routes` by their path, else a file of `files`.
 
+    A route's path is exact, as sent; one that ends in "/*" has all that begins with what
+    is before the star. An exact one comes first, then the longest.
     `files` is a directory, or what `importlib.resources.files()` gives; of the
     latter, where it is no directory, a file is read as a whole. Of a directory
     with a slash behind it there is `index.html`; without one there is a redirect.
@@ -105,6 +107,8 @@ class Site:
         for path in self._routes:
             if not re.fullmatch(r"/[!-~]*", path) or "?" in path:
                 raise OptionError("routes", 'must have paths that begin with "/", as sent', path)
+        wide = sorted((path for path in self._routes if path.endswith("/*")), key=len)
+        self._wide = [(path[:-1], self._routes[path]) for path in reversed(wide)]
         self._files: Files | None = None
         if isinstance(files, (str, os.PathLike)):
             self._files = Directory(files)
@@ -117,13 +121,18 @@ class Site:
     async def __call__(self, request: HttpRequest) -> HttpResponse:
         """The answer. Raises what a route does; cancelled, no file stays open."""
         await trio.lowlevel.checkpoint()
-        route = self._routes.get(request.path)
+        route = self._route(request.path)
         answer = await (self._static(request) if route is None else route(request))
         if not isinstance(answer, HttpResponse):
             return answer  # which is the server's to complain of
         given = {name.lower() for name in answer.headers}
         more = {name: value for name, value in self._safety.items() if name.lower() not in given}
         return attrs.evolve(answer, headers={**answer.headers, **more})
+
+    def _route(self, path: str) -> HttpHandler | None:
+        if (exact := self._routes.get(path)) is not None:
+            return exact
+        return next((route for start, route in self._wide if path.startswith(start)), None)
 
     async def _static(self, request: HttpRequest) -> HttpResponse:
         names = _names(request.path)
@@ -161,15 +170,29 @@ def _text(status: int, text: str, **headers: str) -> HttpResponse:
 
 
 def _answer(request: HttpRequest, found: Found, name: str) -> HttpResponse:
-    headers = {"ETag": found.tag, "Accept-Ranges": "bytes"}
+    kind = _TYPES.get(os.path.splitext(name)[1][1:].lower())
+    content = {"Content-Type": kind or "application/octet-stream"}
+    if kind is None:
+        content["Content-Disposition"] = "attachment"
+    return found_response(request, found, content)
+
+
+def found_response(
+    request: HttpRequest,
+    found: Found,
+    content: Mapping[str, str],
+    lasting: Mapping[str, str] | None = None,
+) -> HttpResponse:
+    """The answer to a GET or HEAD of a file: all of it, a range, or that it is not modified.
+
+    `content` are headers about what is sent, `lasting` those that "304" has, too.
+    """
+    headers = {"ETag": found.tag, "Accept-Ranges": "bytes", **(lasting or {})}
     if found.modified is not None:
         headers["Last-Modified"] = email.utils.formatdate(found.modified, usegmt=True)
     if _is_fresh(request, found):
         return HttpResponse(304, headers)
-    kind = _TYPES.get(os.path.splitext(name)[1][1:].lower())
-    headers["Content-Type"] = kind or "application/octet-stream"
-    if kind is None:
-        headers["Content-Disposition"] = "attachment"
+    headers.update(content)
     start, end = 0, found.size
     part = _range(request, headers)
     if part is not None:

@@ -14,7 +14,7 @@ A large room is told in slices, with a turn of the loop in between.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal, TypeAlias
 
 import trio
@@ -24,7 +24,7 @@ from ...protocol.lanes import Entry
 from .._broker import Item
 from .._words import Event
 from .room import Guest, Lag, Room, Telling
-from .told import Told, encode
+from .told import Told, speak
 
 __all__ = ["Lagging", "Teller"]
 
@@ -43,10 +43,11 @@ TOO_SLOW: Final = 1013
 
 
 class Teller:
-    """Of one hub."""
+    """Of one hub. `heard` is called with each message once its room's members are told."""
 
-    def __init__(self, lagging: Lagging) -> None:
+    def __init__(self, lagging: Lagging, heard: Callable[[Room, Item], None] | None = None) -> None:
         self._policy: Final = lagging
+        self._heard: Final = heard
         self._touched: dict[Room, None] = {}
         self._work: Final = Waker()
         self._laggards: dict[Guest, Lag] = {}
@@ -107,6 +108,16 @@ class Teller:
         for skip in sorted(set(newcomers.values())):
             late = [guest for guest, start in newcomers.items() if start == skip]
             await self._send(room, late, [*events[skip:], *tail])
+        if self._heard is not None:
+            for event in events:
+                if isinstance(event, Item):
+                    self._hear(self._heard, room, event)
+
+    def _hear(self, heard: Callable[[Room, Item], None], room: Room, item: Item) -> None:
+        try:
+            heard(room, item)
+        except Exception:
+            _log.exception("%s: the extension failed to hear a message", room.type)
 
     async def _send(
         self, room: Room, guests: Sequence[Guest], events: Sequence[Item | Event]
@@ -123,15 +134,15 @@ class Teller:
             some = guests[at : at + self._left]
             at += len(some)
             self._left -= len(some)
-            codec, broadcast, said = None, None, 0
+            tongue, broadcast, said = None, None, 0
             for guest in some:
                 if guest not in members:
                     continue
                 if guest.lag is not None:
                     guest.lag.missed[room] = None
                     continue
-                if guest.codec is not codec or not told.is_common:
-                    codec, broadcast = guest.codec, told.to(guest)
+                if guest.tongue is not tongue or not told.is_common:
+                    tongue, broadcast = guest.tongue, told.to(guest)
                 if broadcast is None:
                     continue
                 if broadcast.post(guest.peer):
@@ -177,13 +188,12 @@ def _events(room: Room, waiting: Iterable[Telling]) -> Iterable[Item | Event]:
 
 def _post(guest: Guest, type: str, event: Event) -> bool:
     """Send it or queue it. False: there is no room."""
-    peer = guest.peer
-    codec = peer.codec
-    data = encode(codec, type, event)
-    if len(data) > peer.largest_bytes:
+    peer, tongue = guest.peer, guest.tongue
+    said = speak(tongue, type, event)
+    if max(map(len, said), default=0) > peer.largest_bytes:
         text = "the answer is larger than this side sends"
-        data = encode(codec, type, Event("refused", event.re, code="too_large", text=text))
-    return not data or peer.post((Entry(data, codec.binary),))
+        said = speak(tongue, type, Event("refused", event.re, code="too_large", text=text))
+    return peer.post([Entry(data, tongue.codec.binary) for data in said])
 
 
 def _catch_up(guest: Guest, lag: Lag) -> bool:

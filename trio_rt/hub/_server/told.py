@@ -1,4 +1,4 @@
-"""What is told of a room at once, encoded for each codec when it is first needed.
+"""What is told of a room at once, encoded for each tongue when it is first needed.
 
 Most members are told the same. Those of whom a message speaks (it is for that user only,
 or its device is to be spared) are told what is theirs.
@@ -7,7 +7,7 @@ or its device is to be spared) are told what is theirs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,10 +16,11 @@ from ..._broadcast import Broadcast
 from ...message import Priority
 from ...protocol.codec import Codec, JsonCodec, Meta
 from .._broker import Item
-from .._words import Event, message_json, own_event
+from .._words import Event, message_event, message_json, own_event, room_of
 from .room import Guest
+from .tongue import Speech, Tongue
 
-__all__ = ["Told", "encode"]
+__all__ = ["Told", "speak"]
 
 _log: Final = logging.getLogger("trio_rt.hub")
 
@@ -37,30 +38,49 @@ class Told:
         items = [event for event in events if isinstance(event, Item)]
         self._users: Final = {item.only for item in items if item.only}
         self._devices: Final = {item.but for item in items if item.but}
-        #: Whether all members of one codec are told the same.
+        #: Whether all members of one tongue are told the same.
         self.is_common: Final = not (self._users or self._devices)
-        # By the identity of the codec: a program's own need not be hashable.
-        self._common: dict[int, Broadcast | None] = {}
+        self._common: dict[Tongue, Broadcast | None] = {}
 
     def to(self, guest: Guest) -> Broadcast | None:
         """What `guest` is told; None for nothing."""
-        codec = guest.codec
+        tongue = guest.tongue
         if not self.is_common and (guest.device in self._devices or guest.who.user in self._users):
-            return self._broadcast(codec, guest.who.user, guest.device)
+            return self._broadcast(tongue, guest.who.user, guest.device)
         try:
-            return self._common[id(codec)]
+            return self._common[tongue]
         except KeyError:
-            found = self._common[id(codec)] = self._broadcast(codec, "", "")
+            found = self._common[tongue] = self._broadcast(tongue, "", "")
             return found
 
-    def _broadcast(self, codec: Codec, user: str, device: str) -> Broadcast | None:
+    def _broadcast(self, tongue: Tongue, user: str, device: str) -> Broadcast | None:
         mine = [_mine(event, user, device) for event in self._events]
-        data = [encode(codec, self._type, event) for event in mine if event is not None]
-        said = [each for each in data if each]
-        return Broadcast(said, binary=codec.binary) if said else None
+        said = [
+            data for event in mine if event is not None for data in speak(tongue, self._type, event)
+        ]
+        return Broadcast(said, binary=tongue.codec.binary) if said else None
 
 
-def encode(codec: Codec, type: str, event: Item | Event) -> bytes:
+def speak(tongue: Tongue, type: str, event: Item | Event) -> list[bytes]:
+    """What is told of an event whose message has the type `type`. Raises nothing."""
+    if tongue.speech is None:
+        data = _encode(tongue.codec, type, event)
+        return [data] if data else []
+    try:
+        return [tongue.encode(*said) for said in _say(tongue.speech, type, event)]
+    except Exception:
+        _log.exception("%s: the dialect cannot say what is to be told", type)
+        return []
+
+
+def _say(speech: Speech, type: str, event: Item | Event) -> Iterable[tuple[str, Any]]:
+    """In other words. They need not know that some of an event may be JSON already."""
+    if isinstance(event, Item):
+        return speech.say(room_of(type), message_event(event))
+    return speech.say(room_of(type), _read(_JSON.encode(event), type=Event))
+
+
+def _encode(codec: Codec, type: str, event: Item | Event) -> bytes:
     """An event in the envelope of `codec`: empty if that can say nothing. Raises nothing.
 
     What a codec of the program's own cannot say is logged, and is told without what it is
