@@ -6,16 +6,19 @@ specified in `docs/hub.md`, so that any client of the envelope can take part.
 
 General layout, from the bottom up:
 
-    _names, _broker, _words          the vocabulary: names, stores, what goes over the wire
-    _log, _shelf, brokers/           stores: in memory, in SQLite, in Redis or Valkey
-    _roster, _rules, _guest, _room   the server's side: a room, and a peer in it
-    _rooms, _told, _tell             all rooms of a node; who is told what
-    _drafts, _commands, _hub         what peers ask for; `open_hub()`
-    _items, _channel, _follow,       the client's side: items, the channel they lie in, the cursor,
-    _company, _letters, _calls,      who is there, what was asked and is not answered
-    _desk, _member, _membership,     what rooms of one connection share; one member; its face
-    _client                          `open_room()`
-    _files, _site, _metrics          HTTP beside it: files, origins, what there is to measure
+    _names, _broker, _words    the vocabulary: names, stores, what goes over the wire
+    _log, brokers/             stores: in memory, in SQLite, in Redis or Valkey
+    _server/                   what the server runs
+        roster, rules, guest, room    a room, and a peer in it
+        rooms, told, tell             all rooms of a node; who is told what
+        drafts, commands, hub         what peers ask for; `open_hub()`
+        statistics, metrics           what there is to measure
+        files, site                   HTTP beside it: files, routes, origins
+    _client/                   a client's rooms
+        items, shelf, channel         what a member receives, and where it lies until then
+        follow, company, letters      the cursor; who is there; payloads as they are wanted
+        calls, desk                   commands under way; what rooms of one connection share
+        member, membership, opening   one member; its face; `open_room()`
 """
 
 from ..errors import BrokerError
