@@ -64,7 +64,12 @@ BURST_S: Final = 2.0
 @click.option(
     "--max-connections", type=_COUNT, metavar="N", help="Of all clients.  [default: 10000]"
 )
-@click.option("--max-connections-per-address", type=_COUNT, metavar="N", help="[default: no limit]")
+@click.option(
+    "--max-connections-per-address",
+    type=_COUNT,
+    metavar="N",
+    help="Of one address.  [default: no limit]",
+)
 @click.option(
     "--rooms-per-peer", type=_COUNT, metavar="N", help="That a client may be in.  [default: 100]"
 )
@@ -72,7 +77,7 @@ BURST_S: Final = 2.0
     "--rate",
     type=click.FloatRange(min=1.0),
     metavar="N",
-    help="Commands a second that a client may send.  [default: 100]",
+    help="Commands a second that a client may send; inf for any.  [default: 100]",
 )
 @click.option("--token-file", type=_FILE, help="Lines of: token user [device]")
 @click.option("--anonymous", is_flag=True, help="Take clients that show no token, as guests.")
@@ -181,7 +186,8 @@ def _limits(values: dict[str, Any]) -> dict[str, Any]:
 
     hub = given(rooms_per_peer="rooms_per_peer", rate_per_s="rate")
     if "rate_per_s" in hub:
-        hub["burst"] = math.ceil(BURST_S * hub["rate_per_s"])
+        burst = BURST_S * hub["rate_per_s"]
+        hub["burst"] = math.ceil(burst) if math.isfinite(burst) else math.inf
     return {
         "history": LogLimits(
             **given(messages="history", total_bytes="history_bytes", keep_s="keep")
