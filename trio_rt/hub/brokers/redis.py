@@ -136,6 +136,8 @@ class RedisBroker(Broker):
         self._wait_s: Final = wait_s
         self._most: Final = (messages, total_bytes)
         self._node: Node | None = None
+        # Why it cannot be reached: what was logged since it could.
+        self._whys: set[str] = set()
         self._writer: Writer
         self._reader: Reader
 
@@ -258,7 +260,9 @@ class RedisBroker(Broker):
         def proven() -> None:
             nonlocal since
             since = trio.current_time()
-            self.up = self.up or node.is_up
+            if not self.up and node.is_up:
+                self.up = True
+                self._whys.clear()
 
         async def serve(link: Link) -> None:
             await use(link, proven)
@@ -270,6 +274,7 @@ class RedisBroker(Broker):
                 await open_link(self.address, self._context, node.settings.timeout_s, serve, ended)
             except (LinkLost, Refused) as error:
                 node.failed(error)
+                self._log_why(str(error))
             except Exception as error:
                 # A reply that this module does not expect: no store, or a bug here.
                 logger.exception("a link to the store ended by an unexpected error")
@@ -278,6 +283,11 @@ class RedisBroker(Broker):
             if trio.current_time() - since >= RECONNECT.min_uptime_s:
                 waits = delays(RECONNECT, ambient().random)
             await trio.sleep(next(waits))
+
+    def _log_why(self, why: str) -> None:
+        if why not in self._whys:
+            self._whys.add(why)
+            logger.warning("the store cannot be used: %s", why)
 
     async def _say_goodbye(self, node: Node) -> None:
         """The node's devices leave at once, if the store can be told so."""
