@@ -124,7 +124,7 @@ class Commands:
             is_timely = guest.spend(trio.current_time())
             command = self._readers[guest.peer.codec.binary][message.type](message.payload)
             if not is_name(command.room, self._hub.limits.name_bytes):
-                raise Refused("bad_name", "the room's name is none")
+                raise Refused("bad_name", "that cannot be the name of a room")
             type = room_type(command.room)
             if not is_timely:
                 raise Refused("too_fast", "more commands than are taken in a second")

@@ -40,7 +40,7 @@ def peer_draft(guest: Guest, id: str, command: Publish, limits: HubLimits) -> Dr
         text = f"payload.payload must fit in JSON and MessagePack ({error})"
         raise Refused("malformed", text) from error
     if len(body) > limits.message_bytes:
-        raise Refused("too_large", f"more than {limits.message_bytes:g} bytes")
+        raise Refused("too_large", f"a message has at most {limits.message_bytes:g} bytes")
     spared = guest.device if command.to == "others" else ""
     return Draft(command.room, f"{user}\n{id}", body, command.user, spared)
 

@@ -4,7 +4,7 @@
     ├─ rooms.run
     │  ├─ broker.run     the store: tells what happens in the rooms that are watched
     │  ├─ graces         users whose last device is gone, and whose grace is over, have left
-    │  └─ look           takes a room's snapshot, at its first member and when something was missed
+    │  └─ look           takes a room's snapshot: at its first member, and after a loss
     └─ teller.run        tells members what gathered in their rooms
     serve()
     └─ a peer            its handler, `Hub.__call__`: reads its commands
@@ -202,9 +202,10 @@ class Hub:
     async def history(
         self, room: str, *, after: int | None = None, before: int | None = None, limit: int = 100
     ) -> Page:
-        """A page of a room's log, at most `HubLimits.page`: what comes `after` an offset, or `before`.
+        """A page of a room's log: what comes `after` an offset, or `before`, or the last of it.
 
-        The last of it if no offset is given. Raises `OptionError`, and `BrokerError`.
+        It has at most `HubLimits.page` items. The `body` of each is JSON, with `id`, `user`,
+        `device`, `type`, `payload` and `at`. Raises `OptionError`, and `BrokerError`.
         """
         check_name("room", room, self.limits.name_bytes)
         for name, offset in (("after", after), ("before", before), ("limit", limit)):
@@ -306,8 +307,8 @@ async def open_hub(
     - `broker`: where the rooms live; in this process's memory, unless told.
     - `rules`: who may do what; everybody everything, unless told.
     - `limits`: see `HubLimits`.
-    - `lagging`: a peer whose outbox is full is sent a mark of what it missed when there is
-      room again ("gap"), or closed with 1013 ("close").
+    - `lagging`: a peer whose outbox is full is told, when there is room again, of which rooms
+      it missed something ("gap"), or is closed with 1013 ("close").
 
     Leaving the block sends the peers that are still there away (1012); `serve()` is to end
     before it.
