@@ -62,7 +62,7 @@ BURST_S: Final = 2.0
     help="Take pages of this origin too, as https://www.example.com; may be repeated.",
 )
 @click.option(
-    "--max-connections", type=_COUNT, metavar="N", help="Of all clients.  [default: 10000]"
+    "--max-connections", type=_COUNT, metavar="N", help="Of all clients together.  [default: 10000]"
 )
 @click.option(
     "--max-connections-per-address",
@@ -71,7 +71,10 @@ BURST_S: Final = 2.0
     help="Of one address.  [default: no limit]",
 )
 @click.option(
-    "--rooms-per-peer", type=_COUNT, metavar="N", help="That a client may be in.  [default: 100]"
+    "--rooms-per-peer",
+    type=_COUNT,
+    metavar="N",
+    help="Rooms that a client may be in.  [default: 100]",
 )
 @click.option(
     "--rate",
@@ -116,7 +119,7 @@ def serve(ctx: click.Context, /, log: str | None, log_level: str, **values: Any)
     without --anonymous, it serves programs on this machine only.
 
     On the same port: /healthz, /readyz, and /metrics (for programs on this
-    machine; with --metrics-token-file for who shows that as a Bearer, only).
+    machine; with --metrics-token-file only for who shows that token).
 
     SIGTERM or SIGINT stops it gently within --drain; a second one at once.
 
