@@ -42,7 +42,11 @@ class Rules:
     """
 
     async def who(self, peer: Peer) -> Who:
-        """Who is at the other end: by the identity that serve's accept hook gave."""
+        """Who is at the other end: by the identity that serve's accept hook gave.
+
+        That is a `Who`, or the user's name; with any other the peer is a guest, with a new
+        name in each session. `trio_rt.Refused` closes the peer (1008).
+        """
         identity = peer.identity
         if isinstance(identity, Who):
             return identity
