@@ -55,7 +55,7 @@ from .._broker import (
     Way,
 )
 from ._redis_ear import Ear
-from ._redis_link import Link, LinkLost, Refused, open_link, parse_address
+from ._redis_link import Link, LinkLost, StoreRefused, open_link, parse_address
 from ._redis_lua import CLEAR, PAGE, WATCH
 from ._redis_node import Node, Settings
 from ._redis_queue import Queue
@@ -272,7 +272,7 @@ class RedisBroker(Broker):
             since = math.inf
             try:
                 await open_link(self.address, self._context, node.settings.timeout_s, serve, ended)
-            except (LinkLost, Refused) as error:
+            except (LinkLost, StoreRefused) as error:
                 node.failed(error)
                 self._log_why(str(error))
             except Exception as error:
