@@ -169,15 +169,16 @@ class Hub:
         *,
         type: str = "message",
         user: str = "hub",
-        id: str = "",
-        only: str = "",
+        id: str | None = None,
+        only: str | None = None,
         store: bool = True,
     ) -> Position | None:
         """Say something in a room, whether it has members or not.
 
+        - `user`: who says it, as the members see it.
         - `id`: names it among those of `user`: the same one again is not said again, and
           gives the position of the first.
-        - `only`: for this user alone; it cannot be stored then.
+        - `only`: the one user it is for; it cannot be stored then.
         - `store`: whether it gets a place in the log. If not, None is returned.
 
         Returns when the store has it. Raises `OptionError`, `PayloadError`, and `BrokerError`
@@ -188,7 +189,7 @@ class Hub:
             payload,
             type=type,
             user=user,
-            id=id or self.new_id(),
+            id=self.new_id() if id is None else id,
             only=only,
             store=store,
             limits=self.limits,
