@@ -222,7 +222,10 @@ class Hub:
         return [] if found is None else list(found.roster.users())
 
     def remove(self, user: str, room: str, text: str = "") -> int:
-        """Make `user` no member of `room`, with all devices on this node. How many there were."""
+        """Make `user` no member of `room`, with all devices on this node. How many there were.
+
+        They may join again, unless the rules say no.
+        """
         found = self._rooms.get(room)
         if found is None:
             return 0
