@@ -76,6 +76,9 @@ GOODBYE_S: Final = 1.0
 #: Beyond what a log can hold, and exact in Lua.
 MOST_OFFSET: Final = 2**53
 
+#: Reasons that are logged of one outage.
+MOST_WHYS: Final = 10
+
 #: Of the keys of one room: as other stores.
 MOST_KEYS: Final = 100_000
 
@@ -285,7 +288,7 @@ class RedisBroker(Broker):
             await trio.sleep(next(waits))
 
     def _log_why(self, why: str) -> None:
-        if why not in self._whys:
+        if why not in self._whys and len(self._whys) < MOST_WHYS:
             self._whys.add(why)
             logger.warning("the store cannot be used: %s", why)
 
