@@ -518,7 +518,7 @@ def test_file_of_another_program(command: Command, tmp_path: Path) -> None:
 
 
 async def test_broker_that_is_not_there() -> None:
-    """It starts without its store, says so, and shows no password."""
+    """It starts without its store, says so and why, and shows no password."""
     pytest.importorskip("coredis")
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
@@ -534,7 +534,9 @@ async def test_broker_that_is_not_there() -> None:
             assert joined["payload"]["code"] == "unavailable"
         served.process.terminate()
         assert await served.status() == 0
-    assert served.records()[0]["broker"] == "redis"
+        assert (await served.logged("started"))["broker"] == "redis"
+    reason = f"the store cannot be used: no link to 127.0.0.1:{port}: "
+    assert any(record["message"].startswith(reason) for record in served.records())
     assert b"canary" not in served.errors
 
 
@@ -663,6 +665,7 @@ def test_bad_certificate(command: Command, certificates: Path) -> None:
         ("--drain", "nan"),
         ("--drain", "inf"),
         ("--rate", "0"),
+        ("--rate", "nan"),
         ("--port", "65536"),
         ("--log", "xml"),
     ],

@@ -2,9 +2,9 @@
 
 Goal: what a message costs for each peer is near its system call. So where a plain link is
 idle the frames go to the socket as they are (`protocol.tap`), and a counter says that so
-many sends were accepted and written. Everywhere else (a session, whose batches have numbers; a link that
-is busy, compressed or down; a short write; a message that has to be fragmented) each message becomes an entry of that peer's
-books as any other send, and waits in its outbox.
+many sends were accepted and written. Everywhere else (a session, whose batches have numbers;
+a link that is busy, compressed or down; a short write; a message that has to be fragmented)
+each message becomes an entry of that peer's books as any other send, and waits in its outbox.
 
 Nothing here waits: a peer whose outbox has no room is not sent the rest.
 """

@@ -26,9 +26,9 @@ from trio_rt.hub import (
     Position,
     Rules,
     Who,
-    _tell,
     open_hub,
 )
+from trio_rt.hub._server import tell as _tell
 from trio_rt.hub._words import HISTORY, JOIN, LEAVE, MARK, MEMBERS, PUBLISH
 from trio_rt.protocol.codec import JsonCodec, Meta
 
@@ -662,9 +662,11 @@ LINES = msgspec.Raw(b'{\n "a":\r\n 1}')
         ({"type": "\u202e"}, OptionError),
         ({"user": "x" * 129}, OptionError),
         ({"id": " "}, OptionError),
+        ({"id": ""}, OptionError),
         ({"id": 3}, OptionError),
         ({"only": "bob"}, OptionError),
         ({"only": "\n", "store": False}, OptionError),
+        ({"only": "", "store": False}, OptionError),
         ({"payload": object()}, PayloadError),
         ({"payload": math.nan}, PayloadError),
         ({"payload": [1, None, {"a": -math.inf}]}, PayloadError),

@@ -62,17 +62,25 @@ BURST_S: Final = 2.0
     help="Take pages of this origin too, as https://www.example.com; may be repeated.",
 )
 @click.option(
-    "--max-connections", type=_COUNT, metavar="N", help="Of all clients.  [default: 10000]"
+    "--max-connections", type=_COUNT, metavar="N", help="Of all clients together.  [default: 10000]"
 )
-@click.option("--max-connections-per-address", type=_COUNT, metavar="N", help="[default: no limit]")
 @click.option(
-    "--rooms-per-peer", type=_COUNT, metavar="N", help="That a client may be in.  [default: 100]"
+    "--max-connections-per-address",
+    type=_COUNT,
+    metavar="N",
+    help="Of one address.  [default: no limit]",
+)
+@click.option(
+    "--rooms-per-peer",
+    type=_COUNT,
+    metavar="N",
+    help="Rooms that a client may be in.  [default: 100]",
 )
 @click.option(
     "--rate",
     type=click.FloatRange(min=1.0),
     metavar="N",
-    help="Commands a second that a client may send.  [default: 100]",
+    help="Commands a second that a client may send; inf for any.  [default: 100]",
 )
 @click.option("--token-file", type=_FILE, help="Lines of: token user [device]")
 @click.option("--anonymous", is_flag=True, help="Take clients that show no token, as guests.")
@@ -111,7 +119,7 @@ def serve(ctx: click.Context, /, log: str | None, log_level: str, **values: Any)
     without --anonymous, it serves programs on this machine only.
 
     On the same port: /healthz, /readyz, and /metrics (for programs on this
-    machine; with --metrics-token-file for who shows that as a Bearer, only).
+    machine; with --metrics-token-file only for who shows that token).
 
     SIGTERM or SIGINT stops it gently within --drain; a second one at once.
 
@@ -181,7 +189,8 @@ def _limits(values: dict[str, Any]) -> dict[str, Any]:
 
     hub = given(rooms_per_peer="rooms_per_peer", rate_per_s="rate")
     if "rate_per_s" in hub:
-        hub["burst"] = math.ceil(BURST_S * hub["rate_per_s"])
+        burst = BURST_S * hub["rate_per_s"]
+        hub["burst"] = math.ceil(burst) if math.isfinite(burst) else math.inf
     return {
         "history": LogLimits(
             **given(messages="history", total_bytes="history_bytes", keep_s="keep")

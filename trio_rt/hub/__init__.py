@@ -8,18 +8,17 @@ General layout, from the bottom up:
 
     _names, _broker, _words    the vocabulary: names, stores, what goes over the wire
     _log, brokers/             stores: in memory, in SQLite, in Redis or Valkey
-
-    _server/                   what the hub runs
-      roster, rules, guest, room    who is there, who may, a peer, a room
-      rooms, told, tell             all rooms of a node; who is told what
-      drafts, commands, hub         what peers ask for; `open_hub()`
-      files, site, metrics          HTTP beside it: files, origins, what there is to measure
-
+    _server/                   what the server runs
+        roster, rules, guest, room    a room, and a peer in it
+        rooms, told, tell             all rooms of a node; who is told what
+        drafts, commands, hub         what peers ask for; `open_hub()`
+        statistics, metrics           what there is to measure
+        files, site                   HTTP beside it: files, routes, origins
     _client/                   a client's rooms
-      items, shelf, channel         what a member receives, and where it lies until then
-      follow, company, letters      the cursor in the log; who is there; payloads
-      calls, desk                   what is asked; what rooms of one connection share
-      member, membership, opening   one member; its face; `open_room()`
+        items, shelf, channel         what a member receives, and where it lies until then
+        follow, company, letters      the cursor; who is there; payloads as they are wanted
+        calls, desk                   commands under way; what rooms of one connection share
+        member, membership, opening   one member; its face; `open_room()`
 """
 
 from ..errors import BrokerError

@@ -179,8 +179,9 @@ class Broker(abc.ABC):
         """Tell `sink` what happens, until cancelled; mends its own connection by itself.
 
         Starts at once, whether the store can be reached or not; the other methods may be
-        used from then on. Raises `OptionError` for a store that is somebody else's. Cancelled: this node's devices are gone from the rosters (at
-        once or when they expire), and what is under way ends with a `BrokerError`.
+        used from then on. Raises `OptionError` for a store that is somebody else's.
+        Cancelled: this node's devices are gone from the rosters (at once or when they
+        expire), and what is under way ends with a `BrokerError`.
         """
 
     @abc.abstractmethod

@@ -133,10 +133,10 @@ class Mark(msgspec.Struct):
 class Event(msgspec.Struct, omit_defaults=True):
     """Everything that a hub says, by `kind`; the other fields have what the kind needs.
 
-    - `done`: the command `re` is done. Of a program's own: `payload`. Of a join: `epoch first last members count marks`, and by
-      which `user` and `device` one is known;
-      of a publish: `epoch offset`; of history: `epoch first last items`; of members:
-      `members count`.
+    - `done`: the command `re` is done. Of a join: `epoch first last members count marks`,
+      and the `user` and `device` by which one is known; of a publish: `epoch offset id`;
+      of history: `epoch first last items`; of members: `members count`; of a program's
+      own: `payload`.
     - `refused`: it is not: `code`, `text`.
     - `message`: `epoch offset id user device type payload at` (ms, the hub's clock). The
       offset is 0 for one that is not stored. One without a type has nothing that could be
@@ -146,10 +146,10 @@ class Event(msgspec.Struct, omit_defaults=True):
       be known already.
     - `mark`: `user` has read up to `offset`.
     - `room`: as after a join: something may have been missed, and this is how it is.
+    - `removed`: one is no member any more: `code`, `text`.
 
     Of a room `members` is empty, and `count` is not, where there are too many to name them.
     `first` is where the log began when the hub looked; history tells where it does now.
-    - `removed`: one is no member any more: `code`, `text`.
     """
 
     kind: str

@@ -30,7 +30,7 @@ class Channel:
         return self._end is not None
 
     @property
-    def room(self) -> int:
+    def free(self) -> int:
         """How many more items there is room for."""
         return self._shelf.capacity - len(self._shelf)
 

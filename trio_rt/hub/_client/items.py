@@ -21,7 +21,7 @@ class RoomMessage(msgspec.Struct, Generic[T_co], frozen=True):
 
     #: Its place in the log; None for one that passes, and is in no log.
     position: Position | None
-    #: As who said it named it.
+    #: The name that its sender gave it.
     id: str
     user: str
     #: Tells the devices of a user apart; "" for the hub's own.
@@ -30,7 +30,7 @@ class RoomMessage(msgspec.Struct, Generic[T_co], frozen=True):
     payload: T_co
     #: When the hub took it: milliseconds since the epoch.
     at: int
-    #: Whether this connection's user said it, here or on another device.
+    #: Whether this connection's user sent it, here or on another device.
     mine: bool
 
 

@@ -210,7 +210,7 @@ class Member:
         return {"room": self.room}
 
     def _missing(self) -> dict[str, Any]:
-        limit = max(1, min(self._page, self.channel.room))
+        limit = max(1, min(self._page, self.channel.free))
         return {"room": self.room, "after": self.follow.cursor, "limit": limit}
 
     def _on_join(self, event: Event) -> None:

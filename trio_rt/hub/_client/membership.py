@@ -151,7 +151,7 @@ class Membership(trio.abc.ReceiveChannel[RoomItem[T_co]], Generic[T_co]):
         return HistoryPage(found, event.first, event.last, event.epoch)
 
     async def mark(self, offset: int) -> None:
-        """This user has read up to `offset`, of the log as it is known here. Raises as `publish`."""
+        """This user has read up to `offset` of the log as it is known here. Raises as `publish`."""
         check_number("offset", offset, whole=True, finite=True)
         epoch = self._member.follow.epoch
         await self._command(MARK, {"room": self.name, "offset": offset, "epoch": epoch})

@@ -8,7 +8,7 @@ import msgspec
 
 from ..._ambient import ambient
 from ...errors import OptionError, PayloadError, Refused
-from .._broker import Draft
+from .._broker import EVERYBODY, Draft
 from .._names import check_name, is_name
 from .._words import Publish, event_body
 from .room import Guest
@@ -40,7 +40,7 @@ def peer_draft(guest: Guest, id: str, command: Publish, limits: HubLimits) -> Dr
         text = f"payload.payload must fit in JSON and MessagePack ({error})"
         raise Refused("malformed", text) from error
     if len(body) > limits.message_bytes:
-        raise Refused("too_large", f"more than {limits.message_bytes:g} bytes")
+        raise Refused("too_large", f"a message has at most {limits.message_bytes:g} bytes")
     spared = guest.device if command.to == "others" else ""
     return Draft(command.room, f"{user}\n{id}", body, command.user, spared)
 
@@ -52,7 +52,7 @@ def program_draft(
     type: str,
     user: str,
     id: str,
-    only: str,
+    only: str | None,
     store: bool,
     limits: HubLimits,
 ) -> Draft:
@@ -60,7 +60,7 @@ def program_draft(
     check_name("room", room, limits.name_bytes)
     for field, value in (("type", type), ("user", user), ("id", id)):
         check_name(field, value)
-    if only:
+    if only is not None:
         check_name("only", only)
         if store:
             raise OptionError("store", "must be False for one user only", store)
@@ -68,7 +68,7 @@ def program_draft(
     if len(body) > limits.message_bytes:
         rule = f"must encode to at most {limits.message_bytes:g} bytes"
         raise PayloadError("payload", rule, len(body))
-    return Draft(room, f"{user}\n{id}", body, only)
+    return Draft(room, f"{user}\n{id}", body, only or EVERYBODY)
 
 
 def _program_body(id: str, user: str, type: str, payload: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""Files to be served: found, and read, in threads. See `_site` for what may be found."""
+"""Files to be served: found, and read, in threads. See `site` for what may be found."""
 
 from __future__ import annotations
 

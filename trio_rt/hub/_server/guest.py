@@ -1,6 +1,6 @@
 """A peer as the hub knows it, and what waits for it while it does not keep up.
 
-Rooms know their guests and guests their rooms; what a room is, is said in `_room`.
+Rooms know their guests and guests their rooms; what a room is, is said in `room`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     ├─ rooms.run
     │  ├─ broker.run     the store: tells what happens in the rooms that are watched
     │  ├─ graces         users whose last device is gone, and whose grace is over, have left
-    │  └─ look           takes a room's snapshot, at its first member and when something was missed
+    │  └─ look           takes a room's snapshot: at its first member, and after a loss
     └─ teller.run        tells members what gathered in their rooms
     serve()
     └─ a peer            its handler, `Hub.__call__`: reads its commands
@@ -183,15 +183,16 @@ class Hub:
         *,
         type: str = "message",
         user: str = "hub",
-        id: str = "",
-        only: str = "",
+        id: str | None = None,
+        only: str | None = None,
         store: bool = True,
     ) -> Position | None:
         """Say something in a room, whether it has members or not.
 
+        - `user`: who says it, as the members see it.
         - `id`: names it among those of `user`: the same one again is not said again, and
           gives the position of the first.
-        - `only`: for this user alone; it cannot be stored then.
+        - `only`: the one user it is for; it cannot be stored then.
         - `store`: whether it gets a place in the log. If not, None is returned.
 
         Returns when the store has it. Raises `OptionError`, `PayloadError`, and `BrokerError`
@@ -202,7 +203,7 @@ class Hub:
             payload,
             type=type,
             user=user,
-            id=id or self.new_id(),
+            id=self.new_id() if id is None else id,
             only=only,
             store=store,
             limits=self.limits,
@@ -216,9 +217,10 @@ class Hub:
     async def history(
         self, room: str, *, after: int | None = None, before: int | None = None, limit: int = 100
     ) -> Page:
-        """A page of a room's log, at most `HubLimits.page`: what comes `after` an offset, or `before`.
+        """A page of a room's log: what comes `after` an offset, or `before`, or the last of it.
 
-        The last of it if no offset is given. Raises `OptionError`, and `BrokerError`.
+        It has at most `HubLimits.page` items. The `body` of each is JSON, with `id`, `user`,
+        `device`, `type`, `payload` and `at`. Raises `OptionError`, and `BrokerError`.
         """
         check_name("room", room, self.limits.name_bytes)
         for name, offset in (("after", after), ("before", before), ("limit", limit)):
@@ -234,7 +236,10 @@ class Hub:
         return [] if found is None else list(found.roster.users())
 
     def remove(self, user: str, room: str, text: str = "") -> int:
-        """Make `user` no member of `room`, with all devices on this node. How many there were."""
+        """Make `user` no member of `room`, with all devices on this node. How many there were.
+
+        They may join again, unless the rules say no.
+        """
         found = self._rooms.get(room)
         if found is None:
             return 0
@@ -345,8 +350,8 @@ async def open_hub(
     - `broker`: where the rooms live; in this process's memory, unless told.
     - `rules`: who may do what; everybody everything, unless told.
     - `limits`: see `HubLimits`.
-    - `lagging`: a peer whose outbox is full is sent a mark of what it missed when there is
-      room again ("gap"), or closed with 1013 ("close").
+    - `lagging`: a peer whose outbox is full is told, when there is room again, of which rooms
+      it missed something ("gap"), or is closed with 1013 ("close").
     - `extension`: commands of the program's own, and what else it adds.
 
     Leaving the block sends the peers that are still there away (1012); `serve()` is to end

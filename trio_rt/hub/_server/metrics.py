@@ -166,7 +166,8 @@ def _resident_bytes() -> int | None:
 class Monitor:
     """Three HTTP handlers for a hub: `routes` has them by path, for `Site`.
 
-    - `/metrics`: see above. `token` is what to show as `Authorization: Bearer`; "" for none.
+    - `/metrics`: numbers in Prometheus' text format, for who shows `token` as
+      `Authorization: Bearer`; with "" for programs on this machine. For others 404.
     - `/healthz`: 200 for as long as the process answers. Open to all.
     - `/readyz`: 200 if the store can be reached and `draining` is not set, else 503 with the
       reason. Open to all.

@@ -36,13 +36,17 @@ class Rules:
     """Who may do what. Everybody may do everything here: derive from it.
 
     Each is asked at each command, and may wait: it holds up that peer's commands, and no
-    other's. False refuses. Where the room may be no secret to everybody, join, history and
-    members are refused as if there were no such room. `trio_rt.Refused` raised from a hook
-    refuses with that code and text; any other exception is logged, and refuses.
+    other's. Anything but True refuses: to publish as `forbidden`, all else as `no_room`, so
+    that nobody learns which rooms there are. `trio_rt.Refused` raised from a hook refuses
+    with that code and text; any other exception is logged, and refuses with `error`.
     """
 
     async def who(self, peer: Peer) -> Who:
-        """Who is at the other end: by the identity that serve's accept hook gave."""
+        """Who is at the other end: by the identity that serve's accept hook gave.
+
+        That is a `Who`, or the user's name; with any other the peer is a guest, with a new
+        name in each session. `trio_rt.Refused` closes the peer (1008).
+        """
         identity = peer.identity
         if isinstance(identity, Who):
             return identity

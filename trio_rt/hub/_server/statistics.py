@@ -26,6 +26,6 @@ class HubStatistics:
     lagging: int
     lags: int
     #: Seconds from a publish to the store's answer, of the last ones.
-    publish_s: tuple[float, ...]
+    publish_s: tuple[float, ...] = attrs.field(repr=False)
     broker_up: bool
     broker: Mapping[str, Any]

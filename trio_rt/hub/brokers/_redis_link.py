@@ -23,7 +23,7 @@ from ._redis_lua import SCRIPTS, sha_of
 if TYPE_CHECKING:
     from coredis.connection import BaseConnection
 
-__all__ = ["Address", "Link", "LinkLost", "Refused", "open_link", "parse_address"]
+__all__ = ["Address", "Link", "LinkLost", "StoreRefused", "open_link", "parse_address"]
 
 #: How errors begin that pass by themselves: the command may be sent again.
 PASSING: Final = ("LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "NOREPLICAS")
@@ -36,7 +36,7 @@ class LinkLost(BrokerError):
     """Nothing is known about what was under way; it may be tried on another link."""
 
 
-class Refused(BrokerError):
+class StoreRefused(BrokerError):
     """The store has answered with an error, and would again."""
 
 
@@ -79,7 +79,7 @@ def parse_address(url: object) -> Address:
 
 
 class Link:
-    """An open connection. Its methods raise `LinkLost` or `Refused`."""
+    """An open connection. Its methods raise `LinkLost` or `StoreRefused`."""
 
     def __init__(self, connection: BaseConnection, timeout_s: float) -> None:
         self._connection = connection
@@ -114,7 +114,7 @@ class Link:
         while True:
             try:
                 return await self.command(b"EVALSHA", sha, 0, *arguments)
-            except Refused as error:
+            except StoreRefused as error:
                 if not str(error).startswith("the store refuses: NOSCRIPT"):
                     raise
             await self.command(b"SCRIPT LOAD", script)
@@ -127,7 +127,7 @@ class Link:
             for line in (await self.command(b"INFO", b"server")).splitlines():
                 if line.startswith(b"run_id:"):
                     self.run_id = line[7:].decode("ascii", "replace")
-        except Refused:
+        except StoreRefused:
             pass
 
 
@@ -156,7 +156,7 @@ def _judged(error: Exception) -> BrokerError:
     word = _WORDS.get(type(error).__name__)
     if word is not None and not text.startswith(word):
         text = f"{word} {text}"
-    kind = LinkLost if text.startswith(PASSING) else Refused
+    kind = LinkLost if text.startswith(PASSING) else StoreRefused
     return kind(f"the store refuses: {text}")
 
 
@@ -170,7 +170,7 @@ async def open_link(
     """Dial, and `use` the link; it is closed when `use` is over, however.
 
     Calls `ended` (it may be `use` that has ended) when the link does. Raises `LinkLost`,
-    `Refused`, or what `use` raises; never a group.
+    `StoreRefused`, or what `use` raises; never a group.
     """
     stream = await _dial(address, context, timeout_s)
     connection = _connection_on(stream, address, timeout_s)

@@ -13,7 +13,7 @@ import trio
 from ..._ambient import ambient
 from .._broker import BrokerError, LogLimits, Present
 from ._redis_ear import Ear
-from ._redis_link import Link, LinkLost, Refused
+from ._redis_link import Link, LinkLost, StoreRefused
 from ._redis_queue import Queue
 from ._redis_wire import pairs_of, read_present
 
@@ -64,7 +64,7 @@ class Node:
         self.reads = False
         #: Why there is no link, once that is known; and if the store refuses, why it does.
         self.failure: BrokerError | None = None
-        self.refusal: Refused | None = None
+        self.refusal: StoreRefused | None = None
         self._changed = trio.Event()
         self.links = 0
         self.appends = 0
@@ -113,7 +113,7 @@ class Node:
 
     def failed(self, error: BrokerError) -> None:
         self.failure = error
-        if isinstance(error, Refused):
+        if isinstance(error, StoreRefused):
             self.refusal = error
             self.queue.refuse(error)
         self.changed()

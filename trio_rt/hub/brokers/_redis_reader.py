@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ._redis_link import Link, Refused
+from ._redis_link import Link, StoreRefused
 from ._redis_lua import TAIL
 from ._redis_node import Node
 from ._redis_wire import entries_of
@@ -50,7 +50,7 @@ class Reader:
         try:
             if not await self._take(link, BLOCK_S):
                 await self._find_place(link, restarted=False)
-        except Refused as error:
+        except StoreRefused as error:
             if "WRONGTYPE" not in str(error):
                 raise
             await self._find_place(link, restarted=True)

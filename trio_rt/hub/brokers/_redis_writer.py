@@ -9,7 +9,7 @@ import trio
 
 from ..._waker import Waker
 from .._broker import BrokerError, Draft, Position, Present
-from ._redis_link import DEMOTED, Link, LinkLost, Refused
+from ._redis_link import DEMOTED, Link, LinkLost, StoreRefused
 from ._redis_lua import APPLY, CLEAR, RENEW
 from ._redis_node import Node
 from ._redis_queue import Batch, Done, Entry
@@ -129,7 +129,7 @@ class Writer:
         node = self._node
         try:
             reply = await link.script(APPLY, *node.arguments(), node.name, node.link_number, *words)
-        except Refused as error:
+        except StoreRefused as error:
             if "SUPERSEDED" in str(error):
                 raise LinkLost("a newer link has taken over") from None
             if DEMOTED in str(error):
@@ -167,7 +167,7 @@ class Writer:
         self._queue.settle(batch, outcomes, failed)
         self._node.changed()
         for each in outcomes:
-            if isinstance(each, Refused) and DEMOTED in str(each):
+            if isinstance(each, StoreRefused) and DEMOTED in str(each):
                 raise each
 
     def _outcome(self, entry: Entry, reply: Any) -> Position | BrokerError | None:
@@ -178,7 +178,7 @@ class Writer:
         if isinstance(reply, BrokerError):
             return reply
         if type(reply) is bytes:
-            return Refused(f"the store refuses: {reply[:100].decode('utf-8', 'replace')}")
+            return StoreRefused(f"the store refuses: {reply[:100].decode('utf-8', 'replace')}")
         return None
 
     async def _check_positions(self, link: Link) -> None:
@@ -200,13 +200,13 @@ class Writer:
         try:
             try:
                 await link.command(b"STRLEN", lease)
-            except Refused as error:
+            except StoreRefused as error:
                 if "WRONGTYPE" not in str(error):
                     raise
                 await link.command(b"DEL", lease)
             lasts_ms = round(settings.lease_s * 1000)
             old = await link.command(b"SET", lease, self._tries, b"PX", lasts_ms, b"GET")
-        except Refused as error:
+        except StoreRefused as error:
             if any(word in str(error) for word in FULL):
                 return True
             raise
@@ -226,7 +226,7 @@ class Writer:
             for name in over:
                 while await link.script(CLEAR, *node.arguments(), name, b""):
                     pass
-        except Refused as error:
+        except StoreRefused as error:
             if any(word in str(error) for word in FULL):
                 return
             raise

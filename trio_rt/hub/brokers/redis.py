@@ -55,7 +55,7 @@ from .._broker import (
     Way,
 )
 from ._redis_ear import Ear
-from ._redis_link import Link, LinkLost, Refused, open_link, parse_address
+from ._redis_link import Link, LinkLost, StoreRefused, open_link, parse_address
 from ._redis_lua import CLEAR, PAGE, WATCH
 from ._redis_node import Node, Settings
 from ._redis_queue import Queue
@@ -75,6 +75,9 @@ GOODBYE_S: Final = 1.0
 
 #: Beyond what a log can hold, and exact in Lua.
 MOST_OFFSET: Final = 2**53
+
+#: Reasons that are logged of one outage.
+MOST_WHYS: Final = 10
 
 #: Of the keys of one room: as other stores.
 MOST_KEYS: Final = 100_000
@@ -136,6 +139,8 @@ class RedisBroker(Broker):
         self._wait_s: Final = wait_s
         self._most: Final = (messages, total_bytes)
         self._node: Node | None = None
+        # Why it cannot be reached: what was logged since it could.
+        self._whys: set[str] = set()
         self._writer: Writer
         self._reader: Reader
 
@@ -258,7 +263,9 @@ class RedisBroker(Broker):
         def proven() -> None:
             nonlocal since
             since = trio.current_time()
-            self.up = self.up or node.is_up
+            if not self.up and node.is_up:
+                self.up = True
+                self._whys.clear()
 
         async def serve(link: Link) -> None:
             await use(link, proven)
@@ -268,8 +275,9 @@ class RedisBroker(Broker):
             since = math.inf
             try:
                 await open_link(self.address, self._context, node.settings.timeout_s, serve, ended)
-            except (LinkLost, Refused) as error:
+            except (LinkLost, StoreRefused) as error:
                 node.failed(error)
+                self._log_why(str(error))
             except Exception as error:
                 # A reply that this module does not expect: no store, or a bug here.
                 logger.exception("a link to the store ended by an unexpected error")
@@ -278,6 +286,11 @@ class RedisBroker(Broker):
             if trio.current_time() - since >= RECONNECT.min_uptime_s:
                 waits = delays(RECONNECT, ambient().random)
             await trio.sleep(next(waits))
+
+    def _log_why(self, why: str) -> None:
+        if why not in self._whys and len(self._whys) < MOST_WHYS:
+            self._whys.add(why)
+            logger.warning("the store cannot be used: %s", why)
 
     async def _say_goodbye(self, node: Node) -> None:
         """The node's devices leave at once, if the store can be told so."""
