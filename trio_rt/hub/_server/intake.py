@@ -155,7 +155,7 @@ class Intake:
         if not hasattr(command, "room"):
             return ""
         if not is_name(command.room, self._hub.limits.name_bytes):
-            raise Refused("bad_name", "the room's name is none")
+            raise Refused("bad_name", "that cannot be the name of a room")
         return room_type(command.room)
 
 
