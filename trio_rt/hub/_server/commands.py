@@ -114,9 +114,9 @@ class Commands:
 
         Waits while the guest lags. Where it never keeps up again nothing is done.
         """
-        while guest.lag is not None:
-            await guest.lag.over.wait()
-            if guest.lag is not None:
+        while (lag := guest.lag) is not None:
+            await lag.over.wait()
+            if guest.lag is lag:
                 return
         re = message.id if isinstance(message.id, str) and len(message.id) <= ID_LENGTH else ""
         type = REFUSED
