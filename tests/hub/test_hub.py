@@ -26,9 +26,9 @@ from trio_rt.hub import (
     Position,
     Rules,
     Who,
-    _tell,
     open_hub,
 )
+from trio_rt.hub._server import tell as _tell
 from trio_rt.hub._words import HISTORY, JOIN, LEAVE, MARK, MEMBERS, PUBLISH
 from trio_rt.protocol.codec import JsonCodec, Meta
 

@@ -17,9 +17,11 @@ from tests.hub.talkers import House, Talker, open_door, open_house
 from tests.strangers import Stranger, complaints
 from tests.testing.support import virtual
 from trio_rt import InboxLimits, Message, Refused
-from trio_rt.hub import BrokerError, Draft, HubLimits, LogLimits, Rules, Who, _commands, _rooms
+from trio_rt.hub import BrokerError, Draft, HubLimits, LogLimits, Rules, Who
 from trio_rt.hub._broker import Item, Present
 from trio_rt.hub._log import Log
+from trio_rt.hub._server import commands as _commands
+from trio_rt.hub._server import rooms as _rooms
 from trio_rt.hub._words import (
     COMMANDS,
     HISTORY,

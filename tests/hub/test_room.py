@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_rt.hub import _room
 from trio_rt.hub._broker import Head, Item, Present, Snapshot
+from trio_rt.hub._server import room as _room
 from trio_rt.hub._server.room import EARLY, Room, Telling
 from trio_rt.hub._words import Event
 
