@@ -408,6 +408,22 @@ async def test_a_link_that_was_cut_unnoticed() -> None:
         assert written(peer) == 0
 
 
+@virtual
+async def test_a_client_that_closes() -> None:
+    """What was written before stays in the books, also if more is posted behind its close."""
+    async with open_pair() as (_, peer, stranger):
+        assert shout("one", "two").post(peer)
+        with peer.subscribe() as stream:
+            stranger._protocol.send_text(b"and")
+            stranger._protocol.send_close(1000)
+            await stranger._flush()
+            await stream.receive()
+        assert shout("late").post(peer)
+        await outlast(lambda: not peer.gone)
+        assert books(peer) == (3, 0, 0)
+        assert written(peer) == 2
+
+
 # Sessions
 
 

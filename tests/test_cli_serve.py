@@ -847,6 +847,7 @@ def test_faults(capfd: pytest.CaptureFixture[str]) -> None:
         warnings.simplefilter("always")
         warnings.warn("of Python", UserWarning, stacklevel=1)
         logging.getLogger("elsewhere").info("not for us")
+        logging.getLogger("coredis").error("Connection attempt failed unexpectedly!")
     told, usage, warning = map(json.loads, capfd.readouterr().err.splitlines())
     assert told["message"] == "the server failed"
     assert f"ValueError: Bearer {HIDDEN}" in told["exception"]

@@ -391,7 +391,9 @@ class Link:
         session = self._session
         if self._taken or self._mailbox.closed or not session.is_quiet():
             return False
-        session.tap = tap = self.wire.open_tap()
+        tap = self.wire.open_tap()
+        if tap.open:  # otherwise what went by the last one is still to be counted there
+            session.tap = tap
         return tap.open
 
     def post_rest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -545,6 +546,58 @@ async def test_leaving_offline_on_a_plain_link() -> None:
                 await trio.sleep(1)
             left_at = trio.current_time()
         assert trio.current_time() == left_at
+
+
+def fill_outbox(conn: trio_rt.Connection) -> None:
+    """Until the outbox has no more room."""
+    with suppress(trio.WouldBlock):
+        while True:
+            conn.send_nowait("other")
+
+
+@carriers
+@clocked
+async def test_leaving_with_a_full_outbox(carrier: Carrier) -> None:
+    """The hub is told as soon as there is room."""
+    limits = OutboxLimits(messages=5, rate_per_s=2)
+    async with open_hub_world(carrier) as world, world.connect("ann", outbox=limits) as a:
+        async with open_room(a, "lobby"):
+            fill_outbox(a)
+        assert world.hub.statistics().members == 1
+        await trio.sleep(5)
+        assert world.hub.statistics().members == 0
+        assert not desks()
+
+
+@clocked
+async def test_back_before_the_hub_is_told() -> None:
+    """Who holds the room again is not put out of it, and leaves it at the end, joined or not."""
+    limits = OutboxLimits(messages=5, rate_per_s=2)
+    async with open_hub_world() as world, world.connect("ann", outbox=limits) as a:
+        async with open_room(a, "lobby"):
+            fill_outbox(a)
+        async with open_room(a, "lobby"):
+            await trio.sleep(5)
+            assert world.hub.statistics().members == 1
+            fill_outbox(a)
+        with trio.move_on_after(0.05):
+            async with open_room(a, "lobby"):
+                raise AssertionError("there was no room to ask")
+        await trio.sleep(5)
+        assert world.hub.statistics().members == 0
+
+
+@clocked
+async def test_a_connection_that_ends_before_the_hub_is_told() -> None:
+    """The task that would tell it ends, too."""
+    limits = OutboxLimits(messages=5, rate_per_s=2)
+    async with open_hub_world() as world:
+        async with world.connect("ann", outbox=limits) as a:
+            async with open_room(a, "lobby"):
+                fill_outbox(a)
+        assert not desks()
+        await trio.sleep(1)
+        assert world.hub.statistics().members == 0
 
 
 # Refusals

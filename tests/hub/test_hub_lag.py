@@ -14,6 +14,7 @@ from tests.strangers import Stranger
 from tests.testing.support import virtual
 from trio_rt import OutboxLimits, Reconnect
 from trio_rt.hub import HubLimits, MemoryBroker, Rules
+from trio_rt.hub._server.room import Lag
 from trio_rt.hub._server.tell import LAG_S
 from trio_rt.hub._words import HISTORY, JOIN, LEAVE, PUBLISH, message_event
 
@@ -107,6 +108,23 @@ async def test_a_lagging_member_is_told_once_it_has_drained() -> None:
         await bob.hears("r", len(got) + 5)
         assert bob.offsets("r")[len(got) :] == [101, 102, 103, 104, 105]
         assert len(bob.of("r", "room")) == 1
+
+
+@virtual
+async def test_a_command_of_who_lags_again_at_once() -> None:
+    """It waits on, and is done in the end: the first lag is over, and another one has begun."""
+    async with open_house(limits=HASTE) as house:
+        (bob,) = await enter(house, "bob")
+        (guest,) = house.hub._guests
+        guest.lag = first = Lag()
+        re = await bob.say(HISTORY, room="r")
+        await trio.sleep(1)
+        guest.lag = second = Lag()
+        first.over.set()
+        await trio.sleep(1)
+        guest.lag = None
+        second.over.set()
+        assert (await bob.answer(re)).kind == "done"
 
 
 @virtual

@@ -168,14 +168,20 @@ class LineWriter(logging.Handler):
 
 @contextmanager
 def open_logs(level: str, redact: Redactor, *, as_json: bool) -> Iterator[None]:
-    """The log of this process, on standard error. Of others' loggers the warnings are in it."""
+    """The log of this process, on standard error. Of others' loggers the warnings are in it.
+
+    Not what coredis says of a link that fails, or is given up, while it is opened, with a
+    traceback each time: that the broker is down is in it anyhow.
+    """
     writer = LineWriter()
     writer.setFormatter(Lines(redact, as_json=as_json))
     root, own = logging.getLogger(), logging.getLogger("trio_rt")
-    levels = root.level, own.level
+    links = logging.getLogger("coredis")
+    levels = root.level, own.level, links.level
     root.addHandler(writer)
     root.setLevel(logging.WARNING)
     own.setLevel(level.upper())
+    links.setLevel(logging.CRITICAL)
     logging.captureWarnings(True)
     try:
         yield
@@ -183,5 +189,6 @@ def open_logs(level: str, redact: Redactor, *, as_json: bool) -> Iterator[None]:
         logging.captureWarnings(False)
         root.setLevel(levels[0])
         own.setLevel(levels[1])
+        links.setLevel(levels[2])
         root.removeHandler(writer)
         writer.close()

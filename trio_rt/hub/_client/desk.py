@@ -79,6 +79,8 @@ class Desk:
     def __init__(self) -> None:
         self.gate: Final = Gate()
         self._holds: dict[str, _Hold] = {}
+        #: Rooms that were left, of which the hub could not be told yet.
+        self.unsaid: set[str] = set()
         self._ticks = 0
 
     def tick(self) -> int:
@@ -87,7 +89,11 @@ class Desk:
         return self._ticks
 
     def hold(self, room: str) -> None:
-        self._holds.setdefault(room, _Hold()).holders += 1
+        hold = self._holds.setdefault(room, _Hold())
+        hold.holders += 1
+        if room in self.unsaid:
+            self.unsaid.remove(room)
+            hold.entered = True
 
     def note(self, room: str, *, entered: bool) -> None:
         """Whether the hub has, or may have, this connection in `room`."""
@@ -104,7 +110,7 @@ class Desk:
 
     @property
     def is_idle(self) -> bool:
-        return not self._holds
+        return not self._holds and not self.unsaid
 
 
 _desks: Final[WeakKeyDictionary[Connection, Desk]] = WeakKeyDictionary()

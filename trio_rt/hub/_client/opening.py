@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, TypeVar, overload
+from functools import partial
+from typing import Any, Final, TypeVar, overload
 
 import trio
 
@@ -16,12 +17,15 @@ from .._broker import Position
 from .._names import check_name
 from .._words import JOIN, LEAVE
 from .channel import Channel
-from .desk import clear_desk, desk_of
+from .desk import Desk, clear_desk, desk_of
 from .follow import Follow, Since
 from .member import Member
 from .membership import Membership
 
 __all__ = ["open_room"]
+
+#: When the hub is told again of a room that was left while the outbox was full.
+LATER_S: Final = 0.1
 
 T = TypeVar("T")
 
@@ -112,11 +116,35 @@ def _leave(conn: Connection, member: Member) -> None:
     name, desk = member.room, member.desk
     if JOIN in member.calls.loose:
         desk.note(name, entered=True)
-    if desk.let_go(name):
-        try:
-            # A new plain link is no member; a session that is taken up again still is.
-            in_session = conn._session.numbered is not None
-            conn.send_nowait(LEAVE, {"room": name}, when_offline="queue" if in_session else "drop")
-        except (trio.WouldBlock, trio.ClosedResourceError):
-            pass
+    if desk.let_go(name) and not _say_leave(conn, name):
+        is_first = not desk.unsaid
+        desk.unsaid.add(name)
+        if is_first:
+            conn._mailbox.spawn(partial(_leave_later, conn, desk))
     clear_desk(conn)
+
+
+def _say_leave(conn: Connection, name: str) -> bool:
+    """False: the outbox has no room for it."""
+    # A new plain link is no member; a session that is taken up again still is.
+    in_session = conn._session.numbered is not None
+    try:
+        conn.send_nowait(LEAVE, {"room": name}, when_offline="queue" if in_session else "drop")
+    except trio.WouldBlock:
+        return False
+    except trio.ClosedResourceError:
+        pass
+    return True
+
+
+async def _leave_later(conn: Connection, desk: Desk) -> None:
+    """A task: tell the hub of the rooms that are left, unless somebody holds them again."""
+    try:
+        while desk.unsaid:
+            await trio.sleep(LATER_S)
+            for name in tuple(desk.unsaid):
+                if _say_leave(conn, name):
+                    desk.unsaid.remove(name)
+    finally:
+        desk.unsaid.clear()
+        clear_desk(conn)

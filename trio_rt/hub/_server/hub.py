@@ -355,7 +355,7 @@ async def open_hub(
     - `extension`: commands of the program's own, and what else it adds.
 
     Leaving the block sends the peers that are still there away (1012); `serve()` is to end
-    before it.
+    before it. Raises `OptionError` for a store that is somebody else's.
     """
     if broker is not None:
         check_kind("broker", broker, Broker)
@@ -369,16 +369,34 @@ async def open_hub(
         check_extension(extension)
     hub = Hub(broker or MemoryBroker(), rules or Rules(), limits, lagging, extension)
     error: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        await nursery.start(hub.run)
-        try:
-            yield hub
-        except BaseException as caught:  # noqa: ASYNC103, raised at the end, in no group
-            error = caught
-        hub.close()
-        nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(hub.run)
+            try:
+                yield hub
+            except BaseException as caught:  # noqa: ASYNC103, raised at the end, in no group
+                error = caught
+            hub.close()
+            nursery.cancel_scope.cancel()
+    except BaseException as caught:  # noqa: ASYNC103, the same
+        # A cancellation from around, or of the tasks: a store that cannot be, or a bug.
+        if error is None or not _is_cancellation(caught):
+            error = _alone(caught)
     if error is not None:
         raise error
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is None
+    return isinstance(error, trio.Cancelled)
+
+
+def _alone(error: BaseException) -> BaseException:
+    """What is in a group of one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _as_it_is(payload: Any) -> Any:

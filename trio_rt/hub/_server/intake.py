@@ -101,9 +101,9 @@ class Intake:
 
         Waits while the guest lags. Where it never keeps up again nothing is done.
         """
-        while guest.lag is not None:
-            await guest.lag.over.wait()
-            if guest.lag is not None:
+        while (lag := guest.lag) is not None:
+            await lag.over.wait()
+            if guest.lag is lag:
                 return
         is_timely = guest.spend(trio.current_time())
         if message.type == HEARTBEAT:
