@@ -14,7 +14,16 @@ from websockets.http11 import Request
 import trio_rt
 from tests.helpers import FarEnd, World, echo, open_world, outlast, sink
 from tests.testing.support import virtual
-from trio_rt import InboxLimits, LinkClosed, Liveness, Message, OptionError, OutboxLimits, Reconnect
+from trio_rt import (
+    Credentials,
+    InboxLimits,
+    LinkClosed,
+    Liveness,
+    Message,
+    OptionError,
+    OutboxLimits,
+    Reconnect,
+)
 
 
 class OwnCodec(trio_rt.JsonCodec):
@@ -57,7 +66,7 @@ class OwnCodec(trio_rt.JsonCodec):
         ("ssl_context", True),
         ("compression", "deflate"),
         ("open_stream", "tcp"),
-        ("credentials", "secret"),
+        ("credentials", 7),
         ("greet", "hello"),
         ("proxy", "socks5://proxy:1080"),
     ],
@@ -74,6 +83,22 @@ async def test_bad_options(field: str, value: object) -> None:
         assert str(caught.value).startswith(f"{field} ")
         await trio.sleep(1)
         assert world.network.statistics().dials == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"headers": {"X-Canary": "s3cr3t\n"}}, "Credentials.headers"),
+        ({"token": "s3cr3t\n"}, "Credentials.token"),
+        ({"url": "s3cr3t://"}, "Credentials.url"),
+    ],
+)
+def test_fixed_credentials_are_checked_at_the_call(wrong: dict[str, Any], field: str) -> None:
+    """What cannot be shown is an `OptionError` that shows none of it."""
+    with pytest.raises(OptionError) as caught:
+        trio_rt.connect("ws://server", credentials=Credentials(**wrong))
+    assert caught.value.field.startswith(field)
+    assert "s3cr3t" not in repr(caught.value)
 
 
 @pytest.mark.parametrize(

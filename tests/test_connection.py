@@ -663,6 +663,18 @@ CANARY = "s3cr3t-canary"
 
 
 @virtual
+async def test_fixed_credentials() -> None:
+    """They are shown at each attempt; refused, they are shown once more, and that is the end."""
+    async with open_world() as world:
+        ends = world.script(lambda far: far.refuse(401))
+        with pytest.raises(CredentialsRefused):
+            async with world.connect(credentials=Credentials(token=CANARY)) as conn:
+                await conn.wait_connected()
+    shown = [end.request.headers["Authorization"] for end in ends]
+    assert shown == [f"Bearer {CANARY}"] * 2
+
+
+@virtual
 async def test_credentials_are_used_and_asked_anew() -> None:
     """Each attempt is made with the headers, URL, subprotocols and token just given."""
     async with open_world() as world:

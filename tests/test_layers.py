@@ -30,7 +30,7 @@ LAYERS = [
     {"protocol.arrivals"},
     {"protocol.session"},
     {"delivery", "_streams", "_states", "_http_reply", "_http_body", "_handshake"},
-    {"_mailbox", "_outlet", "_tls", "_subscription", "_http_head", "_proxy"},
+    {"_mailbox", "_outlet", "_tls", "_tokens", "_subscription", "_http_head", "_proxy"},
     {"_http_reader", "_http_values"},
     {"_http_serve"},
     {"wires", "wires._framing"},
@@ -140,6 +140,18 @@ LAYERS = [
     {"hub._server.hub"},
     {"hub._server.metrics"},
     {"hub"},
+    # A chat.
+    {"chat._client", "chat._service", "chat._service._standing_file", "chat._words"},
+    {
+        "chat._service.standing",
+        "chat._service.targets",
+        "chat._service.tokens",
+        "chat.models",
+    },
+    {"chat._service.rules"},
+    {"chat._service.moderation"},
+    {"chat._service.service"},
+    {"chat"},
     {"testing"},
     {"cli"},
 ]

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, get_args, overload
 
 from ._connection import Connection, RawConnection, Settings, run_connection
 from ._dial import DialOptions, OpenStream
-from ._hooks import Attempt, Credentials, Greeting, Hooks, header_pairs
+from ._hooks import Ask, Credentials, Greeting, Hooks, granted, header_pairs
 from ._opening import check_protocols
 from .errors import OptionError
 from .options import InboxLimits, Liveness, OutboxLimits, Reconnect, WireName, check_number
@@ -31,7 +31,7 @@ def connect(
     open_stream: OpenStream | None = ...,
     protocols: Sequence[str] = ...,
     headers: Mapping[str, str] | None = ...,
-    credentials: Callable[[Attempt], Awaitable[Credentials]] | None = ...,
+    credentials: Ask | Credentials | None = ...,
     greet: Callable[[Greeting], Awaitable[None]] | None = ...,
     reconnect: Reconnect = ...,
     liveness: Liveness | None = ...,
@@ -55,7 +55,7 @@ def connect(
     open_stream: OpenStream | None = ...,
     protocols: Sequence[str] = ...,
     headers: Mapping[str, str] | None = ...,
-    credentials: Callable[[Attempt], Awaitable[Credentials]] | None = ...,
+    credentials: Ask | Credentials | None = ...,
     greet: Callable[[Greeting], Awaitable[None]] | None = ...,
     reconnect: Reconnect = ...,
     liveness: Liveness | None = ...,
@@ -78,7 +78,7 @@ def connect(
     open_stream: OpenStream | None = None,
     protocols: Sequence[str] = (),
     headers: Mapping[str, str] | None = None,
-    credentials: Callable[[Attempt], Awaitable[Credentials]] | None = None,
+    credentials: Ask | Credentials | None = None,
     greet: Callable[[Greeting], Awaitable[None]] | None = None,
     reconnect: Reconnect = Reconnect(),
     liveness: Liveness | None = Liveness(),
@@ -108,7 +108,7 @@ def connect(
     - `open_stream(host, port)`: gives the byte stream below proxy and TLS.
     - `protocols`: subprotocols to offer. `headers`: added to the handshake,
       for the URL's own origin only.
-    - `credentials(attempt)`: asked anew before every attempt.
+    - `credentials`: what to show, or `credentials(attempt)`, asked anew before every attempt.
     - `greet(greeting)`: may talk on each new link before the outbox opens.
     - `codec`: "json", "msgpack", "raw" (gives a `RawConnection`) or a `Codec`.
     - `session`: "offer" one to the server, "require" one, or "off". With a server
@@ -137,7 +137,10 @@ def connect(
     _check_kind("compression", compression, bool)
     _check_wire(wire, compression)
     _check_callable("open_stream", open_stream)
-    _check_callable("credentials", credentials)
+    if isinstance(credentials, Credentials):
+        granted(credentials)
+    else:
+        _check_callable("credentials", credentials, "must be Credentials, or an async function")
     _check_callable("greet", greet)
     settings = Settings(
         urls=_urls(url),
@@ -203,9 +206,9 @@ def _check_kind(field: str, value: object, kind: type, *, or_none: bool = False)
         raise OptionError(field, f"must be of type {kind.__name__}", value)
 
 
-def _check_callable(field: str, value: object) -> None:
+def _check_callable(field: str, value: object, rule: str = "must be an async function") -> None:
     if value is not None and not callable(value):
-        raise OptionError(field, "must be an async function", value)
+        raise OptionError(field, rule, value)
 
 
 def _urls(url: str | Sequence[str]) -> tuple[Url, ...]:

@@ -9,20 +9,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import attrs
 import trio
 
 from ._opening import check_headers
-from .errors import HookError, LinkError
+from .errors import HookError, LinkError, OptionError
 from .protocol.codec import encode_raw
 from .protocol.lanes import Entry
 from .protocol.session import Session
 from .protocol.url import Url, parse_url
 from .wires import Wire
 
-__all__ = ["Attempt", "Credentials", "Granted", "Greeting", "Hooks", "header_pairs", "hook_failed"]
+__all__ = [
+    "Ask",
+    "Attempt",
+    "Credentials",
+    "Granted",
+    "Greeting",
+    "Hooks",
+    "granted",
+    "header_pairs",
+    "hook_failed",
+]
 
 logger: Final = logging.getLogger("trio_rt")
 
@@ -112,17 +122,22 @@ class Greeting:
             raise trio.ClosedResourceError("the greeting is over")
 
 
+#: Tells what to show at an attempt.
+Ask: TypeAlias = Callable[[Attempt], Awaitable[Credentials]]
+
+
 @attrs.frozen
 class Hooks:
-    credentials: Callable[[Attempt], Awaitable[Credentials]] | None = None
+    credentials: Ask | Credentials | None = None
     greet: Callable[[Greeting], Awaitable[None]] | None = None
 
     async def fetch(self, attempt: Attempt) -> Granted:
         """Ask the program for this attempt's credentials. Raises `HookError`."""
-        if self.credentials is None:
+        asked = self.credentials
+        if asked is None:
             return Granted()
         try:
-            return _granted(await self.credentials(attempt))
+            return granted(asked if isinstance(asked, Credentials) else await asked(attempt))
         except Exception as error:
             raise hook_failed("credentials", error) from error
 
@@ -153,7 +168,8 @@ def hook_failed(hook: str, error: Exception) -> HookError:
     return HookError(hook, error)
 
 
-def _granted(credentials: Credentials) -> Granted:
+def granted(credentials: Credentials) -> Granted:
+    """Check them. Raises `OptionError`."""
     if not isinstance(credentials, Credentials):
         raise TypeError(f"credentials returned {type(credentials).__name__}, not Credentials")
     headers = header_pairs("Credentials.headers", credentials.headers)
@@ -161,8 +177,14 @@ def _granted(credentials: Credentials) -> Granted:
         headers += header_pairs(
             "Credentials.token", {"Authorization": f"Bearer {credentials.token}"}
         )
-    url = None if credentials.url is None else parse_url(credentials.url)
-    return Granted(headers, url, tuple(credentials.protocols))
+    return Granted(headers, _url(credentials), tuple(credentials.protocols))
+
+
+def _url(credentials: Credentials) -> Url | None:
+    try:
+        return None if credentials.url is None else parse_url(credentials.url)
+    except OptionError as error:
+        raise OptionError("Credentials.url", error.rule, "(hidden)") from None
 
 
 def header_pairs(field: str, headers: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:

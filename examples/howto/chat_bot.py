@@ -10,7 +10,6 @@ Prints:
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
@@ -21,12 +20,8 @@ from trio_rt.chat import ChatRoom, Spoken, open_chat, open_chat_service, sign_to
 SECRET = secrets.token_bytes(32)
 
 
-def credentials(user: str) -> Callable[[trio_rt.Attempt], Awaitable[trio_rt.Credentials]]:
-    async def tell(attempt: trio_rt.Attempt) -> trio_rt.Credentials:
-        token = sign_token(SECRET, user, for_s=600)
-        return trio_rt.Credentials(headers={"Authorization": f"Bearer {token}"})
-
-    return tell
+def credentials(user: str) -> trio_rt.Credentials:
+    return trio_rt.Credentials(token=sign_token(SECRET, user, for_s=600))
 
 
 async def bot(url: str, *, task_status: trio.TaskStatus[None]) -> None:

@@ -12,7 +12,6 @@ Prints:
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
@@ -24,12 +23,8 @@ from trio_rt.chat import Chat, ChatRoom, Spoken, open_chat, open_chat_service, s
 SECRET = secrets.token_bytes(32)
 
 
-def credentials(user: str) -> Callable[[trio_rt.Attempt], Awaitable[trio_rt.Credentials]]:
-    async def tell(attempt: trio_rt.Attempt) -> trio_rt.Credentials:
-        token = sign_token(SECRET, user, for_s=600)
-        return trio_rt.Credentials(headers={"Authorization": f"Bearer {token}"})
-
-    return tell
+def credentials(user: str) -> trio_rt.Credentials:
+    return trio_rt.Credentials(token=sign_token(SECRET, user, for_s=600))
 
 
 async def mallory(chat: Chat, may_go_on: trio.Event) -> None:

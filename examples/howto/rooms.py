@@ -12,7 +12,6 @@ Prints:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
@@ -49,13 +48,6 @@ class OwnRooms(Rules):
         return room == "lobby" or room.startswith(f"{who.user}/")
 
 
-def credentials(token: str) -> Callable[[trio_rt.Attempt], Awaitable[trio_rt.Credentials]]:
-    async def tell(attempt: trio_rt.Attempt) -> trio_rt.Credentials:
-        return trio_rt.Credentials(headers={"Authorization": f"Bearer {token}"})
-
-    return tell
-
-
 async def listen(room: Membership[str]) -> None:
     """Print what happens, up to a question."""
     async for item in room:
@@ -76,14 +68,14 @@ async def listen(room: Membership[str]) -> None:
 
 async def ask(url: str) -> Position | None:
     """Say something, and where in the room it stands."""
-    connecting = trio_rt.connect(url, credentials=credentials("g-secret"))
+    connecting = trio_rt.connect(url, credentials=trio_rt.Credentials(token="g-secret"))
     async with connecting as conn, open_room(conn, "lobby") as room:
         return await room.publish("anybody here?")
 
 
 async def come_back(url: str, position: Position | None) -> None:
     """Print what was said since."""
-    connecting = trio_rt.connect(url, credentials=credentials("g-secret"))
+    connecting = trio_rt.connect(url, credentials=trio_rt.Credentials(token="g-secret"))
     async with connecting as conn, open_room(conn, "lobby", since=position) as room:
         async for item in room:
             if isinstance(item, RoomMessage):
@@ -96,7 +88,7 @@ async def main() -> None:
     async with open_hub(rules=OwnRooms()) as hub, trio.open_nursery() as nursery:
         serve = partial(trio_rt.serve, hub, "127.0.0.1", 0, accept=accept)
         server: trio_rt.Server = await nursery.start(serve)
-        connecting = trio_rt.connect(server.url, credentials=credentials("a-secret"))
+        connecting = trio_rt.connect(server.url, credentials=trio_rt.Credentials(token="a-secret"))
         async with connecting as conn, open_room(conn, "lobby", as_=str) as room:
             positions: list[Position | None] = []
 

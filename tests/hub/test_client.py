@@ -26,7 +26,7 @@ from trio_rt.options import OutboxLimits, WireName
 from trio_rt.testing import Relay, serve_relay
 
 from ..clocked import clocked
-from ..helpers import own_tasks
+from ..helpers import open_world, own_tasks
 from .support import (
     CARRIERS,
     Carrier,
@@ -755,6 +755,46 @@ async def test_unavailable_is_tried_again() -> None:
                 await ann.publish(n)
             assert await payloads(ann, 5) == list(range(5))
         assert world.hub.statistics().refusals["unavailable"] >= 10
+
+
+class Down(MemoryBroker):
+    """A store that cannot be reached."""
+
+    async def watch(self, room: str) -> Any:
+        await trio.lowlevel.checkpoint()
+        raise BrokerError("down")
+
+
+@clocked
+async def test_who_waits_for_a_room_can_read_why(caplog: pytest.LogCaptureFixture) -> None:
+    """That it cannot be joined yet is logged once, with what the hub says."""
+    with caplog.at_level("WARNING", "trio_rt.hub"):
+        async with open_hub_world(broker=Down()) as world, world.connect("ann") as a:
+            with trio.move_on_after(60) as limit:
+                async with open_room(a, "lobby"):
+                    pass
+    assert limit.cancelled_caught
+    assert caplog.messages == ["room:lobby cannot be joined yet: unavailable"]
+
+
+@clocked
+async def test_a_server_without_a_hub(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody answers: that is logged once, too."""
+    async with open_world() as world:
+        await world.serve(_listen_only)
+        with caplog.at_level("WARNING", "trio_rt.hub"):
+            async with world.connect() as conn:
+                with trio.move_on_after(60) as limit:
+                    async with open_room(conn, "lobby"):
+                        pass
+    assert limit.cancelled_caught
+    assert caplog.messages == ["room:lobby cannot be joined yet: no answer: is there a hub?"]
+
+
+async def _listen_only(peer: trio_rt.Peer) -> None:
+    with peer.subscribe() as stream:
+        async for _ in stream:
+            pass
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, NoReturn, TypeAlias
 
 import attrs
 
@@ -11,6 +11,7 @@ from ..message import Gap, Reset
 from ._words import Action, Kind, Role, Status
 
 __all__ = [
+    "EMPTY",
     "ChatMessage",
     "Deleted",
     "Edited",
@@ -35,6 +36,19 @@ __all__ = [
 #: - "echoed": it is in the room, in its place. All messages of others are.
 #: - "failed": the service will not have it.
 MessageState: TypeAlias = Literal["queued", "sent", "acked", "echoed", "failed"]
+
+
+class _Empty(dict[str, Any]):
+    """A dictionary that stays empty."""
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("a message cannot be changed")
+
+    __setitem__ = setdefault = update = __ior__ = _refuse
+
+
+#: What most messages have for metadata and reactions: one for all of them.
+EMPTY: Final[Mapping[str, Any]] = _Empty()
 
 
 @attrs.frozen
@@ -63,12 +77,12 @@ class ChatMessage:
     at: int = 0
     #: The offset of the message that it answers; 0 for none.
     reply: int = 0
-    metadata: Mapping[str, Any] = attrs.field(factory=dict, hash=False)
+    metadata: Mapping[str, Any] = attrs.field(default=EMPTY, hash=False)
     #: When its content was changed last; 0 for never.
     edited_at: int = 0
     deleted: bool = False
     #: Ids of users, by what they reacted with.
-    reactions: Mapping[str, frozenset[str]] = attrs.field(factory=dict, hash=False)
+    reactions: Mapping[str, frozenset[str]] = attrs.field(default=EMPTY, hash=False)
     mine: bool = False
     state: MessageState = "echoed"
     #: Why it failed, for people.

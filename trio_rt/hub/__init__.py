@@ -33,7 +33,9 @@ from ._broker import (
     Present,
     Sink,
     Snapshot,
+    Way,
 )
+from ._client.follow import Since
 from ._client.items import HistoryPage, Joined, Left, Marked, RoomItem, RoomMessage
 from ._client.membership import Membership
 from ._client.opening import open_room
@@ -41,6 +43,7 @@ from ._server.hub import Hub, HubStatistics, open_hub
 from ._server.metrics import Monitor
 from ._server.rules import HubLimits, Rules, Who
 from ._server.site import CONTENT_SECURITY_POLICY, Site, allow_origins
+from ._server.tell import Lagging
 from .brokers.memory import MemoryBroker
 from .brokers.redis import RedisBroker
 from .brokers.sqlite import SqliteBroker
@@ -57,6 +60,7 @@ __all__ = [
     "HubStatistics",
     "Item",
     "Joined",
+    "Lagging",
     "Left",
     "LogLimits",
     "Marked",
@@ -70,10 +74,12 @@ __all__ = [
     "RoomItem",
     "RoomMessage",
     "Rules",
+    "Since",
     "Sink",
     "Site",
     "Snapshot",
     "SqliteBroker",
+    "Way",
     "Who",
     "allow_origins",
     "open_hub",

@@ -44,6 +44,7 @@ __all__ = [
     "Present",
     "Sink",
     "Snapshot",
+    "Way",
 ]
 
 

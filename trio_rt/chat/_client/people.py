@@ -9,8 +9,7 @@ from typing import Any, Final
 
 import attrs
 
-from ...hub._names import is_name
-from .._words import Status
+from ...hub._names import NAME_BYTES, is_name
 from ..models import User, UserChanged, UserJoined, UserLeft
 
 __all__ = ["SEEN", "People"]
@@ -44,21 +43,15 @@ class People:
 
     def speaks(self, id: str, name: str) -> User:
         """Who says something now under a name, "" for none."""
-        user = self._members.get(id)
-        if user is not None and (user.name != id or not name):
-            return user
-        if user is not None:  # nameless in the roster
-            return user if name == id else self._rename_member(user, name)
-        user = self._named(self.user(id), name)
-        self._remember(user)
+        user = self._under(id, name)
+        if id not in self._members:
+            self._remember(user)
         return user
 
     def spoke(self, id: str, name: str) -> User:
         """Who said something long ago: what is known since then is not changed."""
-        if id in self._members:
-            return self._members[id]
-        user = self._named(self.user(id), name)
-        if id not in self._seen:
+        user = self._under(id, name)
+        if id not in self.users:
             self._remember(user)
         return user
 
@@ -83,12 +76,10 @@ class People:
         self._remember(user)
         return UserLeft(user)
 
-    def _rename_member(self, user: User, name: str) -> User:
-        renamed = self._members[user.id] = self._named(user, name)
-        return renamed
-
-    def _named(self, user: User, name: str) -> User:
-        if name in ("", user.name) or not is_name(name):
+    def _under(self, id: str, name: str) -> User:
+        user = self.user(id)
+        is_named = id in self._members and user.name != id
+        if is_named or name in ("", user.name) or not is_name(name):
             return user
         return attrs.evolve(user, name=name)
 
@@ -103,11 +94,15 @@ def _read_info(id: str, info: Any, name: str) -> User:
     """What of `info` fits; `name` if it has none."""
     if not isinstance(info, Mapping):
         return User(id, name)
-    given, avatar, shown = info.get("name"), info.get("avatar"), info.get("status")
-    status: Status = "away" if shown == "away" else "online"
     return User(
         id,
-        given if is_name(given) else name,
-        status,
-        avatar if is_name(avatar, _AVATAR_BYTES) else "",
+        _text(info, "name", NAME_BYTES) or name,
+        "away" if info.get("status") == "away" else "online",
+        _text(info, "avatar", _AVATAR_BYTES),
     )
+
+
+def _text(info: Mapping[str, Any], field: str, most_bytes: int) -> str:
+    """ "" if it cannot be shown."""
+    text = info.get(field)
+    return text if isinstance(text, str) and is_name(text, most_bytes) else ""

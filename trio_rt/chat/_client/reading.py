@@ -39,8 +39,8 @@ _SHAPES: Final[Mapping[str, type]] = {
     MODERATION: Moderation,
 }
 
-#: The last millisecond that a `datetime` can have, rounded down to a year.
-_LAST_MS: Final = 253_370_764_800_000
+#: The year 10000, which no `datetime` can have.
+_TOO_LATE_MS: Final = 253_402_300_800_000
 
 
 def read(message: RoomMessage[Any]) -> Body | None:
@@ -74,4 +74,4 @@ def _fits(body: Body, message: RoomMessage[Any], offset: int) -> bool:
 
 def time_of(message: RoomMessage[Any]) -> int:
     """When the service took it, in ms since the epoch; 0 if that is no time."""
-    return message.at if 0 < message.at < _LAST_MS else 0
+    return message.at if 0 < message.at < _TOO_LATE_MS else 0

@@ -80,7 +80,7 @@ class Said:
 
     @property
     def state(self) -> MessageState:
-        """"failed" also for one that was withdrawn."""
+        """ "failed" also for one that was withdrawn."""
         return self._message.state
 
     @property

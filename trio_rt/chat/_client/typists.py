@@ -52,11 +52,11 @@ class Typists:
         self._until[key] = now + HOLDS_S
         if not is_new:
             return False
-        before = self.users
+        changed = user not in self._devices
         self._devices[user] = self._devices.get(user, 0) + 1
         if len(self._until) > MOST:
-            self._drop(next(iter(self._until)))
-        return self.users != before
+            changed |= self._drop(next(iter(self._until)))
+        return changed
 
     def said(self, user: str, device: str) -> bool:
         """A message comes from a device."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ...errors import OptionError
 
-__all__ = ["open_file", "read", "sweep", "write"]
+__all__ = ["banned", "open_file", "read", "sweep", "write"]
 
 #: "trst": marks the files of this store for everybody, `file(1)` included.
 _APPLICATION: Final = 0x74727374
@@ -72,6 +72,12 @@ def read(file: sqlite3.Connection, room: str, user: str) -> Any:
     """Role, mute and ban; None of whom nothing was decided."""
     question = "SELECT role, muted, banned FROM standings WHERE room = ? AND user = ?"
     return file.execute(question, (room, user)).fetchone()
+
+
+def banned(file: sqlite3.Connection, room: str, now: int) -> list[str]:
+    """Users who are banned from a room."""
+    question = "SELECT user FROM standings WHERE room = ? AND (banned = 0 OR banned > ?)"
+    return [user for (user,) in file.execute(question, (room, now))]
 
 
 def write(file: sqlite3.Connection, room: str, user: str, fields: tuple[Any, ...] | None) -> None:

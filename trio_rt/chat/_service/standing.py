@@ -14,7 +14,8 @@ import logging
 import os
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar, get_args
 
@@ -25,14 +26,16 @@ from ..._ambient import ambient
 from ...errors import BrokerError, OptionError
 from ...options import check_number
 from .._words import Role
-from ._standing_file import open_file, read, sweep, write
+from ._standing_file import banned, open_file, read, sweep, write
 
-__all__ = ["MemoryStandings", "SqliteStandings", "Standing", "Standings", "now_ms"]
+__all__ = ["MemoryStandings", "SqliteStandings", "Standing", "Standings", "now_ms", "until_text"]
 
 _log: Final = logging.getLogger("trio_rt.chat")
 
 #: How long what another process has written may be unknown to this one.
 CACHE_S: Final = 2.0
+#: The year 10000.
+END_MS: Final = 253_402_300_800_000
 #: Standings that are known without a look into the file.
 CACHED: Final = 10_000
 
@@ -42,6 +45,13 @@ T = TypeVar("T")
 def now_ms() -> int:
     """Milliseconds since the epoch."""
     return int(ambient().wall_s() * 1000)
+
+
+def until_text(until: int) -> str:
+    """`until` for people: ms since the epoch, 0 for ever."""
+    if not until:
+        return "for good"
+    return f"until {datetime.fromtimestamp(until / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 @attrs.frozen
@@ -56,8 +66,11 @@ class Standing:
         if self.role not in get_args(Role):
             raise OptionError("Standing.role", f"must be one of {get_args(Role)}", self.role)
         for name in ("muted_until", "banned_until"):
-            if getattr(self, name) is not None:
-                check_number(f"Standing.{name}", getattr(self, name), whole=True, finite=True)
+            until = getattr(self, name)
+            if until is not None:
+                check_number(f"Standing.{name}", until, whole=True, finite=True)
+                if until >= END_MS:
+                    raise OptionError(f"Standing.{name}", f"must be below {END_MS}", until)
 
     def is_muted(self, now: int) -> bool:
         """Whether the user may not speak, `now` in ms since the epoch."""
@@ -102,7 +115,11 @@ class Standings(abc.ABC):
     async def set(self, room: str, user: str, standing: Standing) -> None:
         """Decide. Raises `BrokerError`, and cancelled: it may be so or as before."""
 
-    def changed(self, room: str, user: str) -> None:
+    @abc.abstractmethod
+    async def banned(self, room: str) -> Collection[str]:
+        """The users who are banned from `room` now. Raises `BrokerError`."""
+
+    def changed(self, room: str, user: str) -> None:  # noqa: B027 (a store may cache nothing)
         """Another process has called `set`: what is cached of that is old. Does not wait."""
 
 
@@ -112,29 +129,43 @@ class MemoryStandings(Standings):
     def __init__(self, most: float = 100_000) -> None:
         check_number("most", most, least=1, whole=True)
         self._most: Final = most
-        self._standings: dict[tuple[str, str], Standing] = {}
+        self._count = 0
+        self._rooms: dict[str, dict[str, Standing]] = {}
 
     async def get(self, room: str, user: str) -> Standing:
         await trio.lowlevel.checkpoint()
-        return self._standings.get((room, user), USUAL)
+        return self._rooms.get(room, {}).get(user, USUAL)
 
     async def set(self, room: str, user: str, standing: Standing) -> None:
         await trio.lowlevel.checkpoint()
-        standings, key = self._standings, (room, user)
+        self._forget(room, user)
         if standing == USUAL:
-            standings.pop(key, None)
             return
-        if key not in standings and len(standings) >= self._most:
+        if self._count >= self._most:
             self._sweep()
-            if len(standings) >= self._most:
-                raise BrokerError(f"there are {self._most:g} standings already")
-        standings[key] = standing
+        if self._count >= self._most:
+            raise BrokerError(f"there are {self._most:g} standings already")
+        self._rooms.setdefault(room, {})[user] = standing
+        self._count += 1
+
+    async def banned(self, room: str) -> Collection[str]:
+        await trio.lowlevel.checkpoint()
+        now = now_ms()
+        return [user for user, each in self._rooms.get(room, {}).items() if each.is_banned(now)]
+
+    def _forget(self, room: str, user: str) -> None:
+        users = self._rooms.get(room, {})
+        if users.pop(user, None) is not None:
+            self._count -= 1
+            if not users:
+                del self._rooms[room]
 
     def _sweep(self) -> None:
         now = now_ms()
-        for key, standing in list(self._standings.items()):
-            if standing.at(now) == USUAL:
-                del self._standings[key]
+        for room, users in list(self._rooms.items()):
+            for user, standing in list(users.items()):
+                if standing.at(now) == USUAL:
+                    self._forget(room, user)
 
 
 class SqliteStandings(Standings):
@@ -191,6 +222,10 @@ class SqliteStandings(Standings):
             await self._do(lambda file: write(file, room, user, fields))
         finally:
             self.changed(room, user)
+
+    async def banned(self, room: str) -> Collection[str]:
+        now = now_ms()
+        return await self._do(lambda file: banned(file, room, now))
 
     def changed(self, room: str, user: str) -> None:
         self._cache.pop((room, user), None)

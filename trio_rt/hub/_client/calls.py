@@ -20,7 +20,7 @@ from ...options import Reconnect
 from ...protocol.backoff import delays
 from .._words import Event
 
-__all__ = ["FOR_NOW", "Calls", "Then", "pauses"]
+__all__ = ["FOR_NOW", "PATIENCE_S", "Calls", "Then", "pauses"]
 
 #: An answer that takes longer is given up: the hub had no room for it.
 PATIENCE_S: Final = 10.0

@@ -16,6 +16,7 @@ cursor. What was under way is asked again by who waits for it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -27,7 +28,7 @@ from ...errors import Refused
 from ...message import Gap, Message, Reset
 from .._broker import Position
 from .._words import DONE, HISTORY, JOIN, REFUSED, Event, room_type
-from .calls import FOR_NOW, Calls, Then, pauses
+from .calls import FOR_NOW, PATIENCE_S, Calls, Then, pauses
 from .channel import Channel
 from .company import Company
 from .desk import Desk
@@ -36,6 +37,8 @@ from .items import RoomItem, RoomMessage
 from .letters import Letters
 
 __all__ = ["PAGE", "Member"]
+
+_log: Final = logging.getLogger("trio_rt.hub")
 
 #: Messages to ask for at a time; the hub may give fewer.
 PAGE: Final = 100
@@ -66,6 +69,8 @@ class Member:
         self._active = desk.tick()
         self._entered = False
         self._page = PAGE
+        # Why it is not let in, as far as that was logged.
+        self._trouble = ""
 
     def note_activity(self) -> None:
         """Something happens in this room."""
@@ -200,11 +205,22 @@ class Member:
         async with self.desk.gate.turn(self._active):
             if self.joined == (type == JOIN) or self.channel.ended:
                 return True  # no question any more
-            before = self.follow.position
+            before, began = self.follow.position, trio.current_time()
             event = await self.calls.ask(type, body(), then=then)
+        if type == JOIN:
+            self._note_trouble(event, trio.current_time() - began)
         if event is None or type == JOIN:
             return event is None or event.kind == "done"
         return self.follow.position != before or not self.follow.behind
+
+    def _note_trouble(self, event: Event | None, took_s: float) -> None:
+        """Who waits for a room that does not come can read why in the log, once."""
+        why = "" if event is None else event.code
+        if event is None and took_s >= PATIENCE_S:
+            why = "no answer: is there a hub?"
+        if why and why != self._trouble:
+            _log.warning("%s cannot be joined yet: %s", room_type(self.room), why)
+            self._trouble = why
 
     def _named(self) -> dict[str, Any]:
         return {"room": self.room}
@@ -228,6 +244,7 @@ class Member:
         if not self._entered:
             self.position = self.follow.position
         self.joined = self._entered = True
+        self._trouble = ""
         self.channel.notify()
 
     def _on_page(self, event: Event) -> None:

@@ -8,7 +8,7 @@ say, and says in their words what the hub has to tell.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -19,11 +19,12 @@ from .._names import is_name
 from .._words import COMMANDS, DONE, REFUSED, Event
 from .room import Guest, Room
 
-__all__ = ["DialectOf", "ExtensionOf", "check_extension"]
+__all__ = ["DialectOf", "ExtensionOf", "Shapes", "check_extension"]
 
 HubT = TypeVar("HubT")
 
-Shapes = Mapping[str, type[msgspec.Struct]]
+#: What payloads are to be, by the types of their messages.
+Shapes: TypeAlias = Mapping[str, type[msgspec.Struct]]
 
 
 class DialectOf(Generic[HubT]):

@@ -1,0 +1,150 @@
+"""`open_chat()`: a chat over one connection, as a scope."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, Literal
+
+import msgspec
+import trio
+
+from ..._connect import connect
+from ..._connection import Connection
+from ..._hooks import Ask, Credentials
+from ...errors import OptionError
+from ...hub._names import check_name
+from ...options import check_number
+from ...protocol.lifecycle import Phase
+from .._words import PROFILE, Profile
+from .beside import beside
+from .room import ChatRoom, hold_room
+
+__all__ = ["AVATAR_BYTES", "Chat", "open_chat"]
+
+#: The longest address of a picture, in UTF-8.
+AVATAR_BYTES: Final = 2048
+
+
+class Chat:
+    """This user's place in a chat: made by `open_chat()` alone."""
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn: Final = conn
+        self._rooms: Final[list[ChatRoom]] = []
+        self._profile = Profile()
+        self._turn: Final = trio.Lock()
+
+    @property
+    def conn(self) -> Connection:
+        """Over which it goes: its state, and whatever else the program says by it."""
+        return self._conn
+
+    @property
+    def rooms(self) -> tuple[ChatRoom, ...]:
+        """Those that are held now, in the order in which they were entered."""
+        return tuple(self._rooms)
+
+    def room(self, name: str, history: int = 50) -> AbstractAsyncContextManager[ChatRoom]:
+        """Be in a room for as long as the block lasts: `async with chat.room("lobby") as room:`.
+
+        `history`: how many entries of the log its `messages` begin with; edits and reactions
+        are some, too. Entering waits until they are here, as long as the connection takes.
+        Raises `Refused` if the service does not let this user in, and `OptionError`.
+
+        When the block returns or raises, what is queued is said first, as long as there is a
+        link and for at most 5 s. When it is cancelled nothing is waited for. What is still
+        queued is withdrawn then; what was sent may be stored.
+        Several may hold one room: each has all of it, and messages of its own to say.
+        """
+        check_name("name", name)
+        check_number("history", history, whole=True, finite=True)
+        return self._hold(name, history)
+
+    @asynccontextmanager
+    async def _hold(self, name: str, history: int) -> AsyncIterator[ChatRoom]:
+        async with hold_room(self._conn, name, history) as room:
+            self._rooms.append(room)
+            try:
+                yield room
+            finally:
+                self._rooms.remove(room)
+
+    async def set_status(self, status: Literal["online", "away"]) -> None:
+        """How this user is shown in all rooms.
+
+        As `set_profile`: it is told to the service now, or when there is a link, and again
+        whenever a session was lost. Waits only if the outbox is full; cancelled then,
+        nothing is changed.
+        """
+        if status not in ("online", "away"):
+            raise OptionError("status", 'must be "online" or "away"', status)
+        await self._change(status=status)
+
+    async def set_profile(self, *, name: str | None = None, avatar: str | None = None) -> None:
+        """How this user is called, and where its picture is; None leaves it as it was."""
+        changes = {}
+        if name is not None:
+            check_name("name", name)
+            changes["name"] = name
+        if avatar is not None:
+            check_name("avatar", avatar, AVATAR_BYTES)
+            changes["avatar"] = avatar
+        await self._change(**changes)
+
+    async def _change(self, **changes: str) -> None:
+        async with self._turn:
+            profile = msgspec.structs.replace(self._profile, **changes)
+            await self._tell(profile)
+            self._profile = profile
+
+    async def _tell(self, profile: Profile) -> None:
+        """A newer one takes the place of one that has not left."""
+        if profile != Profile():
+            await self._conn.send(PROFILE, msgspec.to_builtins(profile), key=PROFILE)
+
+    async def keep_told(self) -> None:
+        """The task that tells the profile to each service that does not know it yet."""
+        with self._conn.watch_states() as states:
+            is_first = True
+            async for state in states:
+                if state.phase is Phase.CONNECTED:
+                    if not (is_first or state.resumed):
+                        async with self._turn:
+                            await self._tell(self._profile)
+                    is_first = False
+
+
+def open_chat(
+    where: Connection | str | Sequence[str],
+    *,
+    credentials: Ask | Credentials | None = None,
+) -> AbstractAsyncContextManager[Chat]:
+    """A chat for as long as the block lasts: `async with open_chat("wss://example.org") as chat:`.
+
+    `where`: a `Connection`, which is used and left open, or URLs as for `connect()`. Then
+    the connection is the chat's own, with `credentials` as for `connect()`.
+
+    Raises `OptionError`; leaves with `ConnectionFailed` when the connection's trouble is for
+    good. It leaves as `connect()` does: what the block raises, never in a group.
+    """
+    if isinstance(where, Connection):
+        if credentials is not None:
+            raise OptionError("credentials", "must be None for an open connection", credentials)
+        return _over(where)
+    if not isinstance(where, (str, Sequence)):
+        raise OptionError("where", "must be a Connection, a URL or several", where)
+    return _connected(connect(where, credentials=credentials))
+
+
+@asynccontextmanager
+async def _connected(connection: AbstractAsyncContextManager[Connection]) -> AsyncIterator[Chat]:
+    async with connection as conn, _over(conn) as chat:
+        yield chat
+
+
+@asynccontextmanager
+async def _over(conn: Connection) -> AsyncIterator[Chat]:
+    chat = Chat(conn)
+    async with beside(chat.keep_told):
+        yield chat
