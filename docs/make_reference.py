@@ -36,6 +36,9 @@ KINDS = ("Functions", "Classes", "Options and values", "Exceptions", "Types")
 WORDS = {
     "AcceptHook": "`async (Handshake) -> identity`; it may raise `Refuse`.",
     "HttpHandler": "`async (HttpRequest) -> HttpResponse`; it may raise `Refuse`.",
+    "Lagging": "What becomes of a peer that does not keep up: `gap` or `close`.",
+    "Since": "Where `open_room()` begins: a `Position`, `start`, so many messages, or None for now.",
+    "Way": "Which way `Broker.page` goes: `after` or `before`.",
     "RoomItem": "What a `Membership` gives: a `RoomMessage`, who came, went and read, and what is lost.",
     "CONTENT_SECURITY_POLICY": "What a page of `Site` may do: load from its own origin, and no more.",
     "OpenStream": "`async (host, port) -> trio.abc.Stream`: what is below proxy and TLS.",

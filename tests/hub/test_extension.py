@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, ClassVar
@@ -70,6 +71,8 @@ class Shouting(Dialect):
                     yield "SHOUT", [room, "AGAIN", event.offset]
             case "refused":
                 yield "NO", [room, event.code, event.re]
+            case "room":
+                yield "LOOK", [room, event.last]
             case "presence":
                 yield "HERE", [member["user"] for member in event.joined]
 
@@ -80,7 +83,8 @@ class Own(Extension):
     commands: ClassVar[Shapes] = {"own.add": Add, "own.ping": Ping}
 
     def __init__(self) -> None:
-        self.dialects = [Shouting()]
+        self.shouting = Shouting()
+        self.dialects = [self.shouting]
         self.takes: list[tuple[str, Any]] = []
         self.items: list[tuple[str, int, Any]] = []
 
@@ -270,13 +274,14 @@ async def test_membership_command_checks() -> None:
     """What cannot be is an error before anything is sent."""
     async with open_own() as (house, own), open_client(house, "anna") as conn:
         async with open_room(conn, "r") as room:
-            for type, fields, names_room, field in [
+            wrong: list[tuple[Any, Any, Any, str]] = [
                 ("", {}, True, "type"),
                 ("own.add", [], True, "fields"),
                 ("own.add", {}, 1, "names_room"),
-            ]:
+            ]
+            for type, fields, names_room, field in wrong:
                 with pytest.raises(OptionError) as caught:
-                    await room.command(type, fields, names_room=names_room)  # type: ignore[arg-type]
+                    await room.command(type, fields, names_room=names_room)
                 assert caught.value.field == field
             with pytest.raises(PayloadError):
                 await room.command("own.add", {"a": object()})
@@ -454,3 +459,207 @@ async def test_identify_is_checked() -> None:
         with pytest.raises(OptionError, match="who"):
             house.hub.identify(guest, "eve")  # type: ignore[arg-type]
         assert guest.who.user == "anna"
+
+
+# Dialects
+
+
+class Shouter:
+    """A peer that speaks the dialect."""
+
+    def __init__(self, conn: trio_rt.Connection) -> None:
+        self.conn = conn
+        self.told: list[tuple[str, Any]] = []
+        self.beats = 0
+        self.metas: list[tuple[str, int | None]] = []
+
+    async def say(self, room: str, text: str = "") -> str:
+        return (await self.conn.send("shout", {"room": room, "text": text})).id
+
+    async def listen(self, task_status: trio.TaskStatus[None]) -> None:
+        kinds = ("SHOUT", "NO", "HERE", "LOOK", "room:r", "hub.refused", "heartbeat")
+        with self.conn.subscribe(*kinds) as stream:
+            task_status.started()
+            async for item in stream:
+                assert isinstance(item, trio_rt.Message)
+                if item.type == "heartbeat":
+                    self.beats += 1
+                else:
+                    self.told.append((item.type, item.payload))
+                    self.metas.append((item.id, item.timestamp))
+
+    def of(self, type: str) -> list[Any]:
+        return [payload for each, payload in self.told if each == type]
+
+
+@asynccontextmanager
+async def open_shouter(house: House, user: str, **options: Any) -> AsyncIterator[Shouter]:
+    options.setdefault("session", "off")
+    async with open_client(house, user, **options) as conn, trio.open_nursery() as nursery:
+        await conn.wait_connected()
+        shouter = Shouter(conn)
+        await nursery.start(shouter.listen)
+        yield shouter
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("session", ["off", "require"])
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+@virtual
+async def test_a_dialect(session: Any, codec: Any) -> None:
+    """Its speaker is told all in its words, beside members who are told the hub's."""
+    own = Own()
+    async with open_hub(extension=own) as hub, open_door(hub, codec=codec) as house:
+        anna = await house.enter("anna", codec=codec)
+        await anna.join("r")
+        async with open_shouter(house, "bob", session=session, codec=codec) as bob:
+            await bob.say("r")
+            await settle()
+            await bob.say("r", "hello")
+            await anna.ask(PUBLISH, room="r", payload="hi")
+            await settle()
+            assert anna.heard("r") == ["hello", "hi"]
+            assert bob.told == [
+                ("HERE", ["bob"]),
+                ("SHOUT", ["r", "HELLO", 1]),
+                ("SHOUT", ["r", "HI", 2]),
+            ]
+            ids = [id for id, _ in bob.metas]
+            assert all(ids)
+            assert len(set(ids)) == 3
+            assert all(isinstance(at, int) for _, at in bob.metas)
+
+
+@virtual
+async def test_a_dialect_begins_with_its_first_message() -> None:
+    """Before, its speaker is told things as everybody is; from then on refusals, too."""
+    async with open_own() as (house, _), open_shouter(house, "bob") as bob:
+        await bob.conn.send(JOIN, {"room": "r"})
+        await bob.conn.send(PUBLISH, {"room": "s"})
+        await settle()
+        assert {type for type, _ in bob.told} == {"room:r"}
+        bob.told.clear()
+        first = await bob.say("s", "not a member")
+        second = (await bob.conn.send("shout", {"room": 1})).id
+        third = (await bob.conn.send(PUBLISH, {"room": "s"})).id
+        fourth = (await bob.conn.send("own.add", {"room": "r", "a": -1})).id
+        await bob.conn.send("own.add", {"room": "r", "a": 1})
+        await settle()
+        assert bob.told == [
+            ("NO", ["s", "not_joined", first]),
+            ("NO", ["", "malformed", second]),
+            ("NO", ["s", "not_joined", third]),
+            ("NO", ["r", "negative", fourth]),
+        ]
+
+
+@virtual
+async def test_a_dialect_says_a_message_once_for_all() -> None:
+    """However many speak it."""
+    async with open_own() as (house, own), AsyncExitStack() as stack:
+        anna = await house.enter("anna")
+        await anna.join("r")
+        shouters = [await stack.enter_async_context(open_shouter(house, f"u{n}")) for n in range(5)]
+        for shouter in shouters:
+            await shouter.say("r")
+        await settle()
+        before = own.shouting.said
+        await anna.ask(PUBLISH, room="r", payload="twice")
+        await settle()
+        assert own.shouting.said - before == 1
+        for shouter in shouters:
+            assert shouter.of("SHOUT") == [["r", "TWICE", 1], ["r", "AGAIN", 1]]
+
+
+@virtual
+async def test_messages_of_a_dialect_for_some() -> None:
+    """What spares a device, or is for one user, is so for speakers of a dialect."""
+    async with open_own() as (house, _), open_shouter(house, "bob") as bob:
+        anna = await house.enter("anna")
+        await anna.join("r")
+        await bob.say("r")
+        await settle()
+        await bob.conn.send(PUBLISH, {"room": "r", "payload": "not me", "to": "others"})
+        await settle()
+        for user in ("anna", "bob"):
+            await house.hub.publish("r", f"to {user}", only=user, store=False)
+        await settle()
+        assert anna.heard("r") == ["not me", "to anna"]
+        assert bob.of("SHOUT") == [["r", "TO BOB", 0]]
+
+
+@virtual
+async def test_a_dialect_without_words(caplog: pytest.LogCaptureFixture) -> None:
+    """What it fails to say is logged and not told; what is behind it is."""
+    async with open_own() as (house, _), open_shouter(house, "bob") as bob:
+        anna = await house.enter("anna")
+        await anna.join("r")
+        await bob.say("r")
+        await settle()
+        for payload in ("broken", "whole"):
+            await anna.ask(PUBLISH, room="r", payload=payload)
+        await settle()
+        assert anna.heard("r") == ["broken", "whole"]
+        assert bob.of("SHOUT") == [["r", "WHOLE", 2]]
+        assert complaints(caplog) == ["room:r: the dialect cannot say what is to be told"]
+
+
+@virtual
+async def test_a_speaker_of_a_dialect_that_lags() -> None:
+    """It is told to look, in its words, and what it asked is answered behind that."""
+    own, much = Own(), "x" * 10_000
+    limits = HubLimits(rate_per_s=math.inf)
+    async with AsyncExitStack() as stack:
+        hub = await stack.enter_async_context(open_hub(extension=own, limits=limits))
+        door = open_door(hub, outbox=trio_rt.OutboxLimits(messages=20))
+        house = await stack.enter_async_context(door)
+        anna = await house.enter("anna")
+        await anna.join("r")
+        bob = await stack.enter_async_context(open_shouter(house, "bob"))
+        await bob.say("r")
+        await settle()
+        link = [link for link in house.site.network.connections if link.alive][-1]
+        link.stall("client")
+        for number in range(100):
+            await anna.say(PUBLISH, room="r", payload=f"{number} {much}")
+        await anna.hears("r", 100)
+        assert hub.statistics().lagging == 1
+        asked = await bob.say("s", "not a member")
+        link.resume()
+        await settle()
+        kinds = [type for type, _ in bob.told]
+        assert bob.of("LOOK") == [["r", 100]]
+        assert kinds[1:] == ["SHOUT"] * (len(kinds) - 3) + ["LOOK", "NO"]
+        assert bob.of("NO") == [["s", "not_joined", asked]]
+
+
+@virtual
+async def test_heartbeats_are_answered() -> None:
+    """Those of a plain link, once in a second; and they make nobody speak a dialect."""
+    async with open_own() as (house, _):
+        async with open_shouter(house, "bob") as bob:
+            for _ in range(5):
+                await bob.conn.send("heartbeat")
+            await settle()
+            assert bob.beats == 1
+            await bob.conn.send("heartbeat", {"any": "thing"})
+            await bob.conn.send(JOIN, {"room": "r"})
+            await settle()
+            assert bob.beats == 2
+            assert bob.of("room:r")
+        async with open_shouter(house, "eve", session="require") as eve:
+            await eve.conn.send("heartbeat")
+            await settle()
+            assert eve.beats == 0
+
+
+@virtual
+async def test_heartbeats_count() -> None:
+    """A flood of them leaves nothing for commands, and is not answered."""
+    limits = HubLimits(rate_per_s=1, burst=3)
+    async with open_own(limits=limits) as (house, _), open_shouter(house, "bob") as bob:
+        for _ in range(50):
+            await bob.conn.send("heartbeat")
+        await bob.say("r")
+        await settle()
+        assert (bob.beats, bob.of("NO")[0][:2]) == (1, ["r", "too_fast"])

@@ -215,7 +215,7 @@ class Member:
 
     def _note_trouble(self, event: Event | None, took_s: float) -> None:
         """Who waits for a room that does not come can read why in the log, once."""
-        why = "" if event is None else event.code
+        why = event.code if event is not None and event.code in FOR_NOW else ""
         if event is None and took_s >= PATIENCE_S:
             why = "no answer: is there a hub?"
         if why and why != self._trouble:
