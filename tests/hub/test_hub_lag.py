@@ -12,8 +12,8 @@ from tests.helpers import outlast
 from tests.hub.talkers import House, Talker, open_house
 from tests.strangers import Stranger
 from tests.testing.support import virtual
-from trio_rt import OutboxLimits, Reconnect
-from trio_rt.hub import HubLimits, MemoryBroker, Rules
+from trio_rt import OutboxLimits, Peer, Reconnect
+from trio_rt.hub import HubLimits, MemoryBroker, Rules, Who
 from trio_rt.hub._server.room import Lag
 from trio_rt.hub._server.tell import LAG_S
 from trio_rt.hub._words import HISTORY, JOIN, LEAVE, PUBLISH, message_event
@@ -418,6 +418,24 @@ async def test_an_answer_that_is_too_large() -> None:
         assert (refused.kind, refused.code) == ("refused", "too_large")
         page = await anna.ask(HISTORY, room="r", limit=1)
         assert [event.offset for event in page.items] == [3]
+
+
+class Wordy(Rules):
+    """Much is to be seen of everybody."""
+
+    async def who(self, peer: Peer) -> Who:
+        return Who(str(peer.identity), info=MUCH)
+
+
+@virtual
+async def test_a_room_whose_members_are_too_large() -> None:
+    """They are counted, not named: the room can be joined."""
+    limits = OutboxLimits(message_bytes=20_000)
+    async with open_house(limits=HASTE, outbox=limits, rules=Wordy()) as house:
+        anna, *_ = await enter(house, "anna", "bob", "carl")
+        await trio.sleep(1)
+        again = await anna.ask(JOIN, room="r")
+        assert (again.kind, again.members, again.count) == ("done", [], 3)
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -153,6 +153,21 @@ def test_what_is_told_while_in_doubt() -> None:
     assert told(roster) == ({"anna": b"999"}, [])
 
 
+def test_no_grace_ends_in_doubt() -> None:
+    """Who may be back leaves only when it is known that they are not."""
+    for is_back in (False, True):
+        roster = opened(ANNA)
+        roster.absent("a1", 1.0)
+        roster.doubt()
+        if is_back:
+            roster.enter(ANNA, 2.0)
+        roster.tick(100.0)
+        assert told(roster) == ({}, [])
+        roster.replace((), 100.0)
+        roster.tick(200.0)
+        assert told(roster) == ({}, [] if is_back else ["anna"])
+
+
 def test_a_second_loss() -> None:
     """What was told before it may be untrue since: the snapshot knows better."""
     roster = opened()

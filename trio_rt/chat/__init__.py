@@ -14,7 +14,7 @@ General layout, from the bottom up:
       typists, keyboard             who types: others, and this user
       ids, beside, marker, events, said    names, scopes, marks, streams, handles
       speaker                       says what is queued, one message at a time
-      holder, room, chat            a room's tasks; its face; `open_chat()`
+      holder, profile, room, chat   a room's tasks; its face; `open_chat()`
 """
 
 from ._client.chat import Chat, open_chat

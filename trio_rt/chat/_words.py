@@ -14,7 +14,7 @@ at once, at the service because a client may be anybody's.
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -154,21 +154,21 @@ SHAPES: Final[Mapping[str, type]] = {
     TYPING: Typing,
 }
 
-#: Layout, and nothing that steers a terminal or hides in a text.
-_LAYOUT: Final = frozenset("\n\t")
-#: Controls (`Cc`) and halves of characters (`Cs`). Format characters (`Cf`) join emoji and
-#: steer the direction of some scripts: they are text.
-_UNSAYABLE: Final = frozenset({"Cc", "Cs"})
+#: Controls (Unicode's `Cc`) and halves of characters (`Cs`). Format characters (`Cf`) join
+#: emoji and steer the direction of some scripts: they are text.
+_UNSAYABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+#: The same but for layout: lines and tabs.
+_UNWRITABLE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def check_content(content: object) -> None:
     """Raise `PayloadError` unless `content` may be said."""
-    _check_text("content", content, CONTENT_BYTES, _LAYOUT)
+    _check_text("content", content, CONTENT_BYTES, _UNWRITABLE)
 
 
 def check_reaction(reaction: object) -> None:
     """Raise `PayloadError` unless `reaction` may be one."""
-    _check_text("reaction", reaction, REACTION_BYTES, frozenset())
+    _check_text("reaction", reaction, REACTION_BYTES, _UNSAYABLE)
 
 
 def check_metadata(metadata: object) -> None:
@@ -183,17 +183,14 @@ def check_metadata(metadata: object) -> None:
         raise PayloadError("metadata", f"must have at most {METADATA_BYTES} bytes as JSON", size)
 
 
-def _check_text(field: str, text: object, most: int, allowed: frozenset[str]) -> None:
+def _check_text(field: str, text: object, most: int, wrong: re.Pattern[str]) -> None:
     if not isinstance(text, str):
         raise PayloadError(field, "must be text", text)
-    if not text.isprintable():
-        for character in text:
-            if character not in allowed and unicodedata.category(character) in _UNSAYABLE:
-                raise PayloadError(
-                    field, "must have no control characters or halves of characters", character
-                )
+    if not text.isprintable() and (found := wrong.search(text)) is not None:
+        rule = "must have no control characters or halves of characters"
+        raise PayloadError(field, rule, found.group())
     if not text.strip():
         raise PayloadError(field, "must not be blank", text)
-    size = len(text.encode())
+    size = len(text) if text.isascii() else len(text.encode())
     if size > most:
         raise PayloadError(field, f"must have at most {most} bytes of UTF-8", size)

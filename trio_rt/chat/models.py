@@ -77,6 +77,7 @@ class ChatMessage:
     at: int = 0
     #: The offset of the message that it answers; 0 for none.
     reply: int = 0
+    #: As its sender gave it: JSON of any form. Texts in it may have control characters.
     metadata: Mapping[str, Any] = attrs.field(default=EMPTY, hash=False)
     #: When its content was changed last; 0 for never.
     edited_at: int = 0

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, Literal
 
-import msgspec
 import trio
 
 from ..._connect import connect
@@ -15,25 +14,23 @@ from ..._hooks import Ask, Credentials
 from ...errors import OptionError
 from ...hub._names import check_name
 from ...options import check_number
-from ...protocol.lifecycle import Phase
-from .._words import PROFILE, Profile
 from .beside import beside
+from .profile import ProfileTeller
 from .room import ChatRoom, hold_room
 
 __all__ = ["AVATAR_BYTES", "Chat", "open_chat"]
 
-#: The longest address of a picture, in UTF-8.
-AVATAR_BYTES: Final = 2048
+#: The longest avatar, in UTF-8.
+AVATAR_BYTES: Final = 512
 
 
 class Chat:
     """This user's place in a chat: made by `open_chat()` alone."""
 
-    def __init__(self, conn: Connection) -> None:
+    def __init__(self, conn: Connection, teller: ProfileTeller) -> None:
         self._conn: Final = conn
+        self._teller: Final = teller
         self._rooms: Final[list[ChatRoom]] = []
-        self._profile = Profile()
-        self._turn: Final = trio.Lock()
 
     @property
     def conn(self) -> Connection:
@@ -73,16 +70,17 @@ class Chat:
     async def set_status(self, status: Literal["online", "away"]) -> None:
         """How this user is shown in all rooms.
 
-        As `set_profile`: it is told to the service now, or when there is a link, and again
-        whenever a session was lost. Waits only if the outbox is full; cancelled then,
-        nothing is changed.
+        As `set_profile`: the service is told when there is a link, and again whenever a
+        session was lost; this waits for none of it. What the service refuses for good is
+        logged. Cancelled, nothing is changed. Raises `OptionError`.
         """
         if status not in ("online", "away"):
             raise OptionError("status", 'must be "online" or "away"', status)
-        await self._change(status=status)
+        await trio.lowlevel.checkpoint()
+        self._teller.change(status=status)
 
     async def set_profile(self, *, name: str | None = None, avatar: str | None = None) -> None:
-        """How this user is called, and where its picture is; None leaves it as it was."""
+        """How this user is called, and its picture (where it is, or an emoji); None leaves it as it was."""
         changes = {}
         if name is not None:
             check_name("name", name)
@@ -90,29 +88,9 @@ class Chat:
         if avatar is not None:
             check_name("avatar", avatar, AVATAR_BYTES)
             changes["avatar"] = avatar
-        await self._change(**changes)
-
-    async def _change(self, **changes: str) -> None:
-        async with self._turn:
-            profile = msgspec.structs.replace(self._profile, **changes)
-            await self._tell(profile)
-            self._profile = profile
-
-    async def _tell(self, profile: Profile) -> None:
-        """A newer one takes the place of one that has not left."""
-        if profile != Profile():
-            await self._conn.send(PROFILE, msgspec.to_builtins(profile), key=PROFILE)
-
-    async def keep_told(self) -> None:
-        """The task that tells the profile to each service that does not know it yet."""
-        with self._conn.watch_states() as states:
-            is_first = True
-            async for state in states:
-                if state.phase is Phase.CONNECTED:
-                    if not (is_first or state.resumed):
-                        async with self._turn:
-                            await self._tell(self._profile)
-                    is_first = False
+        await trio.lowlevel.checkpoint()
+        if changes:
+            self._teller.change(**changes)
 
 
 def open_chat(
@@ -145,6 +123,9 @@ async def _connected(connection: AbstractAsyncContextManager[Connection]) -> Asy
 
 @asynccontextmanager
 async def _over(conn: Connection) -> AsyncIterator[Chat]:
-    chat = Chat(conn)
-    async with beside(chat.keep_told):
-        yield chat
+    teller = ProfileTeller(conn)
+    try:
+        async with beside(teller.tell, teller.listen):
+            yield Chat(conn, teller)
+    finally:
+        teller.close()

@@ -43,6 +43,9 @@ __all__ = ["Holder"]
 #: Seconds for what is queued when the room is left.
 LEAVE_S: Final = 5.0
 
+#: The code of a refusal: the service knows this user by another name.
+FORGED_NAME: Final = "forged_name"
+
 #: Items that are taken without a turn of the loop.
 AT_A_TIME: Final = 64
 
@@ -252,6 +255,14 @@ class Holder:
     async def _publish(self, message: ChatMessage) -> Position:
         me = self.log.user(self.log.me)
         name = "" if me.name == me.id else me.name
+        try:
+            return await self._publish_as(name, message)
+        except Refused as refusal:
+            if not name or refusal.code != FORGED_NAME:
+                raise
+        return await self._publish_as("", message)  # another device has changed it
+
+    async def _publish_as(self, name: str, message: ChatMessage) -> Position:
         body = SaidBody(message.content, name, message.reply, dict(message.metadata))
         position = await self.membership.publish(
             msgspec.to_builtins(body), type=message.kind, id=message.id

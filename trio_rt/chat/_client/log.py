@@ -15,33 +15,18 @@ trusted about who may say what, and about nothing else (`reading`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
 
 from ...hub._client.items import HistoryPage, Joined, Left, Marked, RoomItem, RoomMessage
-from ...hub._names import is_name
 from ...message import Gap, Reset
-from .._words import TYPING, Delete, Edit, Moderation, React, SaidBody
-from ..models import (
-    EMPTY,
-    ChatMessage,
-    Deleted,
-    Edited,
-    MessageState,
-    Moderated,
-    Reacted,
-    ReadMoved,
-    RoomEvent,
-    Spoken,
-    User,
-)
-from .amendments import Amendments, amend
-from .kept import Kept
+from .._words import TYPING, SaidBody
+from ..models import ChatMessage, MessageState, RoomEvent, Spoken, User
 from .pending import Pending
 from .people import People
-from .reading import Amendment, read, time_of
+from .reading import read
+from .stored import Stored
 
 __all__ = ["KEEP", "RoomLog"]
 
@@ -54,15 +39,10 @@ class RoomLog:
 
     def __init__(self, keep: int = KEEP, me: str = "") -> None:
         self.me = me
-        #: Messages that say nothing here: of foreign kinds, or as no service should let through.
-        self.skipped = 0
-        self._kept: Final = Kept(keep)
-        self._pending: Final = Pending()
-        self._amendments: Final = Amendments()
         self._people: Final = People()
-        self._marks: dict[str, int] = {}
-        # The log that is followed, "" until its first message, and how far it was taken.
-        self._epoch = ""
+        self._stored: Final = Stored(keep, self._people)
+        self._pending: Final = Pending()
+        # How far the log was taken.
         self._until = 0
         self._shown: tuple[ChatMessage, ...] | None = None
         # One's own mark, and what is unread behind it.
@@ -74,7 +54,7 @@ class RoomLog:
     def messages(self) -> Sequence[ChatMessage]:
         """Those of the log that are kept, in its order, and behind them one's own to come."""
         if self._shown is None:
-            self._shown = (*self._kept, *self._pending)
+            self._shown = (*self._stored.messages, *self._pending)
         return self._shown
 
     @property
@@ -105,15 +85,20 @@ class RoomLog:
     @property
     def marks(self) -> Mapping[str, int]:
         """How far each user has read."""
-        return MappingProxyType(self._marks)
+        return self._people.marks
 
     @property
     def unread(self) -> int:
         """Kept messages of others behind one's own mark that are not deleted."""
-        mark = self._marks.get(self.me, 0)
+        mark = self.marks.get(self.me, 0)
         if self._unread is None or self._unread[0] != mark:
-            self._unread = mark, self._count_unread(mark)
+            self._unread = mark, self._stored.count_unread(mark)
         return self._unread[1]
+
+    @property
+    def skipped(self) -> int:
+        """Messages that say nothing here: of foreign kinds, or as no service lets through."""
+        return self._stored.skipped
 
     def user(self, id: str) -> User:
         """Anybody, as they are known."""
@@ -162,15 +147,7 @@ class RoomLog:
         To be told at first, after a `Reset`, which makes marks void, and after a `Gap`, in which
         it may be lost who came and went.
         """
-        events: list[RoomEvent] = []
-        for user in [user for user in self.members if user not in members]:
-            events += self._leave(user)
-        for user, info in members.items():
-            events += self._join(user, info)
-        for user, offset in marks.items():
-            if offset != self._marks.get(user):
-                events += self._mark(user, offset)
-        return events
+        return self._people.meet(members, marks)
 
     def take(self, item: RoomItem[Any], *, until: int) -> list[RoomEvent]:
         """The next of a membership, whose position is `until` now: what has happened."""
@@ -181,15 +158,15 @@ class RoomLog:
                 self._lose_log()
                 return [item]
             case Joined(user, info):
-                events = self._join(user, info)
+                events = self._people.joined(user, info)
             case Left(user):
-                events = self._leave(user)
+                events = self._people.left(user)
             case Marked(user, offset):
-                events = self._mark(user, offset)
+                events = self._people.marked(user, offset)
             case Gap(count):
                 events = [item]
                 self._until += count  # at least: each had a place
-        if self._epoch:
+        if self._stored.epoch:
             self._until = max(self._until, until)
         return [*events, *map(Spoken, self._place())]
 
@@ -199,156 +176,53 @@ class RoomLog:
         What it says about messages that are kept changes these, too, without an event. Of
         another log than the one that is followed it says nothing: a `Reset` will come.
         """
-        if self._epoch not in ("", page.epoch):
-            return ()
-        self._amendments.begin(page.epoch)
-        said: list[ChatMessage] = []
-        for item in page.messages:
-            match read(item):
-                case SaidBody() as body:
-                    said.append(self._message(item, body, is_new=False))
-                case Edit() | Delete() | React() as body:
-                    self._apply(item, body)
-                case None:
-                    self.skipped += 1
-        said.sort(key=lambda message: message.offset)
-        return tuple(self._kept.get(m.offset) or self._amendments.onto(m) for m in said)
+        self._changed()
+        return self._stored.page(page, self.me)
 
     # Within
 
     def _take_message(self, item: RoomMessage[Any], until: int) -> list[RoomEvent]:
         position = item.position
         if position is None:
-            self.skipped += item.type != TYPING
+            self._stored.skipped += item.type != TYPING
             return []
         events = self._begin(position.epoch)
-        body = read(item)
-        if isinstance(body, SaidBody) and self._is_mine(item):
+        body, mine = read(item), item.mine or item.user == self.me
+        if mine and isinstance(body, SaidBody):
             self._pending.pop(item.id)
         self._until = max(self._until, until, position.offset)
         events += map(Spoken, self._place())
-        match body:
-            case SaidBody():
-                events += self._say(self._message(item, body, is_new=True))
-            case Moderation(action, user, by, ends, role):
-                events.append(Moderated(action, self.user(user), self.user(by), ends, role))
-            case None:
-                self.skipped += 1
-            case _:
-                events += self._amend(item, body)
+        events += self._stored.take(item, body, mine=mine)
+        self._changed()
         return events
 
     def _begin(self, epoch: str) -> list[RoomEvent]:
         """A message is of the log of `epoch`."""
-        if epoch == self._epoch:
+        known = self._stored.epoch
+        if epoch == known:
             return []
-        events: list[RoomEvent] = []
-        if self._epoch:  # nobody has said that it is another one
+        if known:  # nobody has said that it is another one
             self._lose_log()
-            events.append(Reset())
-        self._epoch = epoch
-        self._amendments.begin(epoch)
-        return events
+        self._stored.begin(epoch)
+        return [Reset()] if known else []
 
     def _lose_log(self) -> None:
-        self._pending.lose_log(self._epoch)
-        self._amendments.begin("")
-        self._kept.clear()
-        self._marks.clear()
-        self._epoch, self._until = "", 0
+        self._pending.lose_log(self._stored.epoch)
+        self._stored.begin("")
+        self._people.clear_marks()
+        self._until = 0
         self._changed()
-
-    def _message(self, item: RoomMessage[Any], body: SaidBody, *, is_new: bool) -> ChatMessage:
-        """As it was said."""
-        offset, people = _offset(item), self._people
-        return ChatMessage(
-            id=item.id,
-            user=(people.speaks if is_new else people.spoke)(item.user, body.name),
-            kind=item.type,  # type: ignore[arg-type]
-            content=body.content,
-            offset=offset,
-            at=time_of(item),
-            reply=body.reply if 0 < body.reply < offset else 0,
-            metadata=body.metadata or EMPTY,
-            mine=self._is_mine(item),
-        )
-
-    def _is_mine(self, item: RoomMessage[Any]) -> bool:
-        return item.mine or item.user == self.me
-
-    def _say(self, message: ChatMessage) -> list[RoomEvent]:
-        """It is in its place; no news if it was there."""
-        is_double = self._kept.get(message.offset) is not None
-        message = self._amendments.onto(message)
-        self._kept.put(message)
-        self._changed()
-        return [] if is_double else [Spoken(message)]
 
     def _place(self) -> list[ChatMessage]:
         """Those pending whose echo does not come any more are in their place now."""
         placed = []
-        for message in self._pending.due(self._epoch, self._until):
-            if self._kept.get(message.offset) is None:
+        for message in self._pending.due(self._stored.epoch, self._until):
+            if self._stored.messages.get(message.offset) is None:
                 self._pending.pop(message.id)
-                message = self._amendments.onto(attrs.evolve(message, state="echoed"))
-                self._kept.put(message)
-                placed.append(message)
+                placed.append(self._stored.put(attrs.evolve(message, state="echoed")))
         if placed:
             self._changed()
         return placed
 
-    def _amend(self, item: RoomMessage[Any], body: Amendment) -> list[RoomEvent]:
-        counts, message = self._apply(item, body)
-        by = self.user(item.user)
-        match body:
-            case _ if not counts:
-                return []
-            case Edit(target, content):
-                return [Edited(target, content, by, message)]
-            case Delete(target):
-                return [Deleted(target, by, message)]
-            case React(target, reaction, on):
-                return [Reacted(target, reaction, by, on, message)]
-
-    def _apply(self, item: RoomMessage[Any], body: Amendment) -> tuple[bool, ChatMessage | None]:
-        """Whether it changes something, as far as is known, and the message, if it is kept."""
-        offset, at = _offset(item), time_of(item)
-        before = self._kept.get(body.target)
-        counts = self._amendments.learn(body, offset, item.user, at)
-        if before is None or not counts:
-            return counts, before
-        after = amend(before, body, item.user, at)
-        if after is not before:
-            self._kept.put(after)
-            self._changed()
-        return after is not before, after
-
-    def _join(self, user: str, info: Any) -> list[RoomEvent]:
-        event = self._people.joined(user, info)
-        return [] if event is None else [event]
-
-    def _leave(self, user: str) -> list[RoomEvent]:
-        event = self._people.left(user)
-        return [] if event is None else [event]
-
-    def _mark(self, user: str, offset: int) -> list[RoomEvent]:
-        if not is_name(user):
-            return []
-        self._marks[user] = offset
-        return [ReadMoved(self.user(user), offset)]
-
-    def _count_unread(self, mark: int) -> int:
-        count = 0
-        for message in reversed(self._kept):
-            if message.offset <= mark:
-                break
-            count += not (message.mine or message.deleted)
-        return count
-
     def _changed(self) -> None:
         self._shown = self._unread = None
-
-
-def _offset(item: RoomMessage[Any]) -> int:
-    """Of one that was read, and so has a position."""
-    return item.position.offset if item.position is not None else 0

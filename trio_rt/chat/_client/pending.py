@@ -27,6 +27,8 @@ class Pending:
         self._messages: dict[str, ChatMessage] = {}
         # Of those that are acked: of which log the offset is, "" for the one that is followed.
         self._epochs: dict[str, str] = {}
+        # The log that is gone, as far as is known.
+        self._gone = ""
 
     def __iter__(self) -> Iterator[ChatMessage]:
         return iter(self._messages.values())
@@ -47,6 +49,8 @@ class Pending:
             return None
         if state == "queued":
             del self._messages[id]
+        if epoch and epoch == self._gone:
+            offset = 0
         message = attrs.evolve(
             before, state=state, offset=offset, at=at or before.at, failure=failure
         )
@@ -63,12 +67,15 @@ class Pending:
 
     def due(self, epoch: str, until: int) -> list[ChatMessage]:
         """Those whose place in the log of `epoch` is at or before `until`, in its order."""
-        found = [self._messages[id] for id, known in self._epochs.items() if known in ("", epoch)]
-        found = [message for message in found if 0 < message.offset <= until]
+        if not self._epochs:
+            return []
+        acked = [self._messages[id] for id, known in self._epochs.items() if known in ("", epoch)]
+        found = [message for message in acked if 0 < message.offset <= until]
         return sorted(found, key=lambda message: message.offset)
 
     def lose_log(self, epoch: str) -> None:
         """The log of `epoch` is gone: what is acked in it has no place any more."""
+        self._gone = epoch or self._gone
         for id, known in self._epochs.items():
             if known in ("", epoch):
                 self._messages[id] = attrs.evolve(self._messages[id], offset=0)

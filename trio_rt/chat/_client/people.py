@@ -1,4 +1,4 @@
-"""Who is in a room, and who was: users as the roster and the messages know them."""
+"""Who is in a room, who was, and how far they have read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 import attrs
 
 from ...hub._names import NAME_BYTES, is_name
-from ..models import User, UserChanged, UserJoined, UserLeft
+from ..models import ReadMoved, RoomEvent, User, UserChanged, UserJoined, UserLeft
 
 __all__ = ["SEEN", "People"]
 
@@ -32,7 +32,9 @@ class People:
         self._members: dict[str, User] = {}
         # Those last spoken of at the end.
         self._seen: OrderedDict[str, User] = OrderedDict()
+        self._marks: dict[str, int] = {}
         self.members: Final = MappingProxyType(self._members)
+        self.marks: Final = MappingProxyType(self._marks)
         self.users: Final[Mapping[str, User]] = MappingProxyType(
             ChainMap(self._members, self._seen)
         )
@@ -55,26 +57,49 @@ class People:
             self._remember(user)
         return user
 
-    def joined(self, id: str, info: Any) -> UserJoined | UserChanged | None:
-        """A user is there, with what the roster says. None if that is known, or no user."""
+    def meet(self, members: Mapping[str, Any], marks: Mapping[str, int]) -> list[RoomEvent]:
+        """How it is now: what is new."""
+        events: list[RoomEvent] = []
+        for user in [user for user in self._members if user not in members]:
+            events += self.left(user)
+        for user, info in members.items():
+            events += self.joined(user, info)
+        for user, offset in marks.items():
+            if offset != self._marks.get(user):
+                events += self.marked(user, offset)
+        return events
+
+    def joined(self, id: str, info: Any) -> list[RoomEvent]:
+        """A user is there, with what the roster says. No news if that is known."""
         if not is_name(id):
-            return None
+            return []
         before = self._members.get(id)
-        known = self._seen.pop(id, None) or before
-        user = _read_info(id, info, known.name if known is not None else id)
+        known = before or self._seen.pop(id, None)
+        user = _read_info(id, info, id if known is None else known.name)
         self._members[id] = user
         if before is None:
-            return UserJoined(user)
-        return UserChanged(user) if user != before else None
+            return [UserJoined(user)]
+        return [] if user == before else [UserChanged(user)]
 
-    def left(self, id: str) -> UserLeft | None:
-        """A user is not there any more. None for one who was not."""
+    def left(self, id: str) -> list[RoomEvent]:
+        """A user is not there any more. No news for one who was not."""
         user = self._members.pop(id, None)
         if user is None:
-            return None
+            return []
         user = attrs.evolve(user, status="offline")
         self._remember(user)
-        return UserLeft(user)
+        return [UserLeft(user)]
+
+    def marked(self, id: str, offset: int) -> list[RoomEvent]:
+        """A user has read up to `offset`."""
+        if not is_name(id):
+            return []
+        self._marks[id] = offset
+        return [ReadMoved(self.user(id), offset)]
+
+    def clear_marks(self) -> None:
+        """Of another log nobody has read anything."""
+        self._marks.clear()
 
     def _under(self, id: str, name: str) -> User:
         user = self.user(id)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import mimetypes
 import os
 from collections.abc import AsyncIterable, AsyncIterator
+from io import FileIO
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import trio
 
 from ...errors import OptionError, PayloadError
 from ...options import check_number
 
-__all__ = ["Source", "SourceLike", "guessed_type", "source_of"]
+__all__ = ["Source", "SourceLike", "guessed_type", "open_source"]
 
 SourceLike: TypeAlias = str | os.PathLike[str] | bytes | AsyncIterable[bytes]
 
@@ -35,8 +36,9 @@ class Source(Protocol):
         """Nothing more is read."""
 
 
-def source_of(given: SourceLike, size: int | None) -> Source:
-    """The source that `given` stands for. Raises `OptionError`."""
+async def open_source(given: SourceLike, size: int | None) -> Source:
+    """The source that `given` stands for. Raises `OptionError`, and `OSError` for a path."""
+    await trio.lowlevel.checkpoint()
     if size is not None:
         check_number("size", size, whole=True, finite=True)
         if not isinstance(given, AsyncIterable):
@@ -44,7 +46,7 @@ def source_of(given: SourceLike, size: int | None) -> Source:
     if isinstance(given, (bytes, bytearray, memoryview)):
         return _Memory(bytes(given))
     if isinstance(given, (str, os.PathLike)):
-        return _File(Path(given))
+        return _File(Path(given).name, await trio.to_thread.run_sync(FileIO, given, "rb"))
     if isinstance(given, AsyncIterable):
         return _Yielded(given, size)
     rule = "must be a path, bytes, or an async iterable of bytes"
@@ -81,64 +83,73 @@ class _Memory:
 
 
 class _File:
-    """A file. What is added to it after the beginning is not read; `OSError` as from the system."""
+    """An open file. What is added to it later is not read; `OSError` as from the system."""
 
-    def __init__(self, path: Path) -> None:
-        self.size: int | None = None
-        self.name = path.name
-        self._path = path
-        self._file: Any = None
-
-    async def open(self) -> None:
-        if self._file is None:
-            self._file = await trio.open_file(self._path, "rb", buffering=0)
-            self.size = (await trio.Path(self._path).stat()).st_size
+    def __init__(self, name: str, file: FileIO) -> None:
+        self.name = name
+        self.size: int | None = os.fstat(file.fileno()).st_size
+        self._file = file
 
     async def read(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count and (piece := await self._file.read(count - len(data))):
+        return await trio.to_thread.run_sync(self._read, count)
+
+    def _read(self, count: int) -> bytes:
+        data = bytearray()
+        while len(data) < count and (piece := self._file.read(count - len(data))):
             data += piece
-        return data
+        return bytes(data)
 
     async def seek(self, offset: int) -> bool:
-        await self._file.seek(offset)
+        await trio.lowlevel.checkpoint()
+        self._file.seek(offset)
         return True
 
     async def aclose(self) -> None:
-        if self._file is not None:
-            await self._file.aclose()
+        self._file.close()
+        await trio.lowlevel.checkpoint()
 
 
 class _Yielded:
+    """It looks one byte ahead, and so knows at the last piece that it is the last."""
+
     name = ""
 
     def __init__(self, given: AsyncIterable[bytes], size: int | None) -> None:
         self.size = size
         self._pieces: AsyncIterator[bytes] = aiter(given)
         self._held = bytearray()
-        self._ended = False
+        self._count = 0
 
     async def read(self, count: int) -> bytes:
         await trio.lowlevel.checkpoint()
-        while len(self._held) < count and not self._ended:
+        while len(self._held) <= count:
             try:
-                self._held += self._checked(await anext(self._pieces))
+                self._take(await anext(self._pieces))
             except StopAsyncIteration:
-                self._ended = True
+                self._end()
+                break
         piece = bytes(self._held[:count])
         del self._held[:count]
         return piece
 
-    def _checked(self, piece: object) -> bytes:
+    def _take(self, piece: object) -> None:
         if not isinstance(piece, (bytes, bytearray, memoryview)):
             raise PayloadError("source", "must yield bytes", piece)
-        return bytes(piece)
+        self._held += piece
+        self._count += len(piece)
+        if self.size is not None and self._count > self.size:
+            raise PayloadError("source", f"must have {self.size} bytes", self._count)
+
+    def _end(self) -> None:
+        if self.size is None:
+            self.size = self._count
 
     async def seek(self, offset: int) -> bool:
         await trio.lowlevel.checkpoint()
         return False
 
     async def aclose(self) -> None:
+        """Close it, if it is a generator. Cancelled, it is told so."""
         close = getattr(self._pieces, "aclose", None)
         if close is not None:
             await close()

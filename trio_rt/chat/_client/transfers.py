@@ -35,7 +35,7 @@ __all__ = [
 CALL: Final[dict[str, Any]] = {"retries": 0, "cache": "no-store"}
 
 #: Statuses that pass: overload, timeouts, another request at the upload, and a proxy's.
-_PASSING: Final = frozenset({408, 409, 423, 425, 429, 460, 500, 502, 503, 504})
+_PASSING: Final = frozenset({408, 409, 423, 425, 429, 500, 502, 503, 504})
 
 _ADDRESS: Final = re.compile(r"(?:^|/)([0-9a-f]{64})(?:/|$)")
 

@@ -14,7 +14,7 @@ import trio
 
 from ..._peer import Peer
 from ...errors import DecodeError, PayloadError, Refused
-from ...hub._names import check_name, is_name
+from ...hub._names import check_name
 from ...hub._server.commands import END
 from ...hub._server.hub import Hub
 from ...hub._server.rules import Rules, Who
@@ -34,7 +34,7 @@ from .._words import (
 )
 from .standing import Standing, Standings, now_ms, until_text
 from .targets import Targets
-from .tokens import GUEST, SERVICE, ChatWho, is_avatar, profile
+from .tokens import GUEST, SERVICE, ChatWho, seen
 
 __all__ = ["ChatRules", "Throttle"]
 
@@ -118,7 +118,7 @@ class ChatRules(Rules):
         who = await super().who(peer)
         if who.user == SERVICE:
             raise Refused("forbidden", "that user is the service itself")
-        return who if isinstance(who, ChatWho) else ChatWho(who.user, who.device, _info(who.info))
+        return who if isinstance(who, ChatWho) else ChatWho(who.user, who.device, seen(who.info))
 
     async def may_join(self, who: Who, room: str) -> bool:
         allowed = await self._is_let_in(who, room)
@@ -174,16 +174,6 @@ def _is_admin(who: Who) -> bool:
     return isinstance(who, ChatWho) and who.admin
 
 
-def _info(info: Any) -> dict[str, str]:
-    """What others see of a user whom a hook of the program's own has let in."""
-    given = info if isinstance(info, Mapping) else {}
-    name, avatar = given.get("name"), given.get("avatar")
-    return profile(
-        name if isinstance(name, str) and is_name(name) else "",
-        avatar if isinstance(avatar, str) and is_avatar(avatar) else "",
-    )
-
-
 def _read(kind: str, payload: Any) -> Any:
     """In the kind's shape. Raises `Refused`."""
     if kind not in _READERS:
@@ -199,7 +189,7 @@ def _check_said(who: Who, body: SaidBody) -> None:
     _check(check_metadata, body.metadata)
     if not 0 <= body.reply < END:
         raise Refused("malformed", "payload.payload.reply must be an offset, or 0")
-    if body.name not in ("", who.user, who.info["name"]):
+    if body.name not in ("", who.user, seen(who.info)["name"]):
         raise Refused("forged_name", "payload.payload.name must be your own, or empty")
 
 

@@ -29,7 +29,7 @@ from .._words import MODERATE, PROFILE, Action, Moderate, Moderation, Profile, R
 from .moderation import Moderator
 from .rules import ChatRules, Throttle
 from .standing import MemoryStandings, Standings
-from .tokens import GUEST, SERVICE, accept_tokens, is_avatar
+from .tokens import GUEST, SERVICE, accept_tokens, is_avatar, seen
 
 __all__ = ["ChatService", "ChatStatistics", "open_chat_service"]
 
@@ -86,7 +86,7 @@ class ChatExtension(Extension):
             raise Refused("malformed", f"payload.{error.field} {error.rule}") from error
 
     def _describe(self, hub: Hub, guest: Guest, change: Profile) -> Any:
-        user, info = guest.who.user, dict(guest.who.info)
+        user, info = guest.who.user, seen(guest.who.info)
         if change.name and not is_name(change.name):
             raise Refused("malformed", "payload.name must be as the name of a user")
         if change.avatar and not is_avatar(change.avatar):

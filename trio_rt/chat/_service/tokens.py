@@ -42,6 +42,7 @@ __all__ = [
     "accept_tokens",
     "is_avatar",
     "profile",
+    "seen",
     "sign_token",
 ]
 
@@ -80,6 +81,14 @@ class ChatWho(Who):
 def profile(name: str = "", avatar: str = "", status: str = "online") -> dict[str, str]:
     """What others see of a user: `Who.info`."""
     return {"name": name, "status": status, "avatar": avatar}
+
+
+def seen(info: object) -> dict[str, str]:
+    """What of `info`, which a hook of the program's own may have given, others may see."""
+    given = info if isinstance(info, Mapping) else {}
+    name, avatar = given.get("name", ""), given.get("avatar", "")
+    status = "away" if given.get("status") == "away" else "online"
+    return profile(name if is_name(name) else "", avatar if is_avatar(avatar) else "", status)
 
 
 def is_avatar(avatar: object) -> bool:

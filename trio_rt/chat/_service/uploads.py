@@ -156,7 +156,9 @@ class Uploads:
             self.drop(upload)
         return [upload for upload in over if upload.stored is None]
 
-    def make_room(self, user: str, length: int | None, left_bytes: int, now: float) -> list[Upload]:
+    def make_room(
+        self, user: str, length: int | None, left_bytes: float, now: float
+    ) -> list[Upload]:
         """Have room for one more of this length, of `left_bytes` for all: what was dropped for it.
 
         Raises `Refuse` (429, 503, 507), and drops nothing then.
@@ -173,7 +175,7 @@ class Uploads:
         return victims
 
     def _refusal(
-        self, user: str, length: int | None, left_bytes: int, kept: dict[str, Upload]
+        self, user: str, length: int | None, left_bytes: float, kept: dict[str, Upload]
     ) -> Refuse | None:
         if sum(upload.user == user for upload in kept.values()) >= self._per_user:
             return Refuse(429, "too many unfinished uploads of this user", headers=_RETRY)

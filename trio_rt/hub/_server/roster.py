@@ -59,7 +59,9 @@ class Roster:
 
     @property
     def due(self) -> float:
-        """When `tick` has something; `inf` for never."""
+        """When `tick` has something; `inf` for never, and while nothing is known for sure."""
+        if self._early is not None:
+            return math.inf
         return next(iter(self._leaving.values()), math.inf)
 
     @property

@@ -17,6 +17,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal, TypeAlias
 
+import msgspec
 import trio
 
 from ..._waker import Waker
@@ -190,10 +191,20 @@ def _post(guest: Guest, type: str, event: Event) -> bool:
     """Send it or queue it. False: there is no room."""
     peer, tongue = guest.peer, guest.tongue
     said = speak(tongue, type, event)
-    if max(map(len, said), default=0) > peer.largest_bytes:
-        text = "the answer is larger than this side sends"
-        said = speak(tongue, type, Event("refused", event.re, code="too_large", text=text))
+    for shorter in (_counted, _too_large):
+        if max(map(len, said), default=0) > peer.largest_bytes:
+            said = speak(tongue, type, shorter(event))
     return peer.post([Entry(data, tongue.codec.binary) for data in said])
+
+
+def _counted(event: Event) -> Event:
+    """The same, with nobody named: as of a room with too many users."""
+    return msgspec.structs.replace(event, members=[], marks={})
+
+
+def _too_large(event: Event) -> Event:
+    text = "the answer is larger than this side sends"
+    return Event("refused", event.re, code="too_large", text=text)
 
 
 def _catch_up(guest: Guest, lag: Lag) -> bool:
