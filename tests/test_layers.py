@@ -143,6 +143,7 @@ LAYERS = [
     # A chat.
     {"chat._client", "chat._service", "chat._service._standing_file", "chat._words"},
     {
+        "chat._service.plain_users",
         "chat._service.standing",
         "chat._service.targets",
         "chat._service.tokens",
@@ -158,6 +159,36 @@ LAYERS = [
     {"chat._client.amendments"},
     {"chat._client.stored"},
     {"chat._client.log"},
+    {
+        "chat._client.beside",
+        "chat._client.events",
+        "chat._client.ids",
+        "chat._client.keyboard",
+        "chat._client.marker",
+        "chat._client.profile",
+        "chat._client.said",
+    },
+    {"chat._client.speaker", "chat._client.typing"},
+    {"chat._client.holder"},
+    {"chat._client.room"},
+    {"chat._client.chat"},
+    {"chat._service.claims"},
+    {"chat._service.plain"},
+    {
+        "chat._client.sources",
+        "chat._client.transfers",
+        "chat._service.file_names",
+        "chat._service.sniff",
+    },
+    {
+        "chat._client.downloading",
+        "chat._client.pieces",
+        "chat._service.tus",
+        "chat._service.uploads",
+    },
+    {"chat._client.uploading", "chat._service.disk"},
+    {"chat._client.files", "chat._service.files"},
+    {"chat._service.file_routes"},
     {"chat._service.rules"},
     {"chat._service.moderation"},
     {"chat._service.service"},
@@ -258,7 +289,7 @@ def test_the_core_does_no_io(module: str) -> None:
 
 def test_extras_are_imported_where_they_are_used() -> None:
     """What is imported without an extra brings in no optional package."""
-    optional = {"click", "rich", "httpx2", "opentelemetry", "coredis"}
+    optional = {"click", "rich", "httpx2", "opentelemetry", "coredis", "jwt"}
     code = f"import trio_rt, trio_rt.hub, sys; print(sorted({optional!r} & set(sys.modules)))"
     import subprocess
 

@@ -23,7 +23,8 @@ from trio_rt.hub._words import PUBLISH, Event
 
 __all__ = ["SECRET", "Parlour", "Visitor", "open_parlour"]
 
-SECRET: Final = b"an apple a day keeps the doctor away"
+#: Long enough for all algorithms, so that it is the algorithm that is refused.
+SECRET: Final = b"an apple a day keeps the doctor away" * 2
 
 
 class Visitor(Talker):

@@ -12,15 +12,20 @@ from trio_rt import Connection, Refused
 from trio_rt.chat._client.chat import open_chat
 from trio_rt.chat._client.events import EventStream
 from trio_rt.chat._client.room import ChatRoom
+from trio_rt.chat._service.service import open_chat_service
+from trio_rt.chat._words import TYPING
 from trio_rt.chat.models import RoomEvent
 from trio_rt.hub._broker import Broker
 from trio_rt.hub._server.rules import HubLimits, Rules, Who
 from trio_rt.hub.brokers.memory import MemoryBroker
+from trio_rt.testing import LinkProfile, VirtualNetwork
 
-from ..hub.support import CARRIERS, Carrier, HubWorld, open_hub_world
+from ..hub.support import CARRIERS, Carrier, HubWorld, desks, open_hub_world
 
 __all__ = [
+    "FORBIDDEN",
     "Doorman",
+    "ServiceWorld",
     "all_events",
     "contents",
     "enter",
@@ -28,6 +33,7 @@ __all__ = [
     "leftovers",
     "next_of",
     "open_chat_world",
+    "open_service_world",
     "restart",
     "states_of",
     "tells",
@@ -38,16 +44,25 @@ EventT = TypeVar("EventT")
 #: What nobody may say.
 FORBIDDEN = "a swear word"
 
+OWNERS = {"lobby": {"olga"}}
+
 
 class Doorman(Rules):
-    """Knows users and their devices by the path, and does not let them swear."""
+    """Knows users and their devices by the path, and does not let them swear while `strict`."""
 
     async def who(self, peer: Any) -> Who:
         user, _, device = peer.identity.partition("/")
         return Who(user, device, {"name": user.title(), "status": "online", "avatar": ""})
 
+    def __init__(self) -> None:
+        self.strict = True
+        #: When which user said that it types, or has stopped.
+        self.typing: list[tuple[float, str, bool]] = []
+
     async def may_publish(self, who: Who, room: str, type: str, payload: Any) -> bool:
-        if isinstance(payload, dict) and payload.get("content") == FORBIDDEN:
+        if type == TYPING:
+            self.typing.append((trio.current_time(), who.user, payload["on"]))
+        elif self.strict and payload.get("content") == FORBIDDEN:
             raise Refused("forbidden", "no swearing")
         return True
 
@@ -61,6 +76,32 @@ async def open_chat_world(
     options.setdefault("limits", HubLimits(rate_per_s=10_000, burst=10_000, grace_s=1))
     async with open_hub_world(carrier, broker=broker, **options) as world:
         yield world
+
+
+class ServiceWorld(HubWorld):
+    """With the chat's own service; `olga` is the owner of the lobby."""
+
+    async def _run(self, broker: Broker, task_status: trio.TaskStatus[None]) -> None:
+        limits = HubLimits(rate_per_s=10_000, burst=10_000, grace_s=1)
+        with trio.CancelScope() as self._scope:
+            async with open_chat_service(broker, limits=limits, owners=OWNERS) as service:
+                self.hub = service.hub
+                listener = self.network.listen("server", 80)
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(self._serve, listener)
+                    task_status.started()
+
+
+@asynccontextmanager
+async def open_service_world(carrier: Carrier = CARRIERS[0]) -> AsyncIterator[ServiceWorld]:
+    """A chat's service on a network. At the end no room is held by anybody."""
+    network = VirtualNetwork(1, profile=LinkProfile(latency_s=0.02))
+    async with trio.open_nursery() as nursery:
+        world = ServiceWorld(network, nursery, carrier)
+        await world.start()
+        yield world
+        assert not desks()
+        nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager

@@ -18,9 +18,14 @@ General layout, from the bottom up:
 """
 
 from ._client.chat import Chat, open_chat
+from ._client.downloading import Download
 from ._client.events import EventStream
+from ._client.files import Upload, download, open_upload
 from ._client.room import ChatRoom
 from ._client.said import Said
+from ._client.transfers import FileCorrupted, FileRefused, Progress, SayArguments, StoredFile
+from ._service.file_routes import Authorize, authorize_by, file_routes
+from ._service.files import FileStatistics, FileStore
 from ._service.service import ChatService, ChatStatistics, open_chat_service
 from ._service.standing import MemoryStandings, SqliteStandings, Standing, Standings
 from ._service.tokens import ChatWho, accept_tokens, sign_token
@@ -44,6 +49,7 @@ from .models import (
 
 __all__ = [
     "Action",
+    "Authorize",
     "Chat",
     "ChatMessage",
     "ChatRoom",
@@ -51,29 +57,42 @@ __all__ = [
     "ChatStatistics",
     "ChatWho",
     "Deleted",
+    "Download",
     "Edited",
     "EventStream",
+    "FileCorrupted",
+    "FileRefused",
+    "FileStatistics",
+    "FileStore",
     "Kind",
     "MemoryStandings",
     "MessageState",
     "Moderated",
+    "Progress",
     "Reacted",
     "ReadMoved",
     "Role",
     "RoomEvent",
     "Said",
+    "SayArguments",
     "Spoken",
     "SqliteStandings",
     "Standing",
     "Standings",
     "Status",
+    "StoredFile",
     "TypingChanged",
+    "Upload",
     "User",
     "UserChanged",
     "UserJoined",
     "UserLeft",
     "accept_tokens",
+    "authorize_by",
+    "download",
+    "file_routes",
     "open_chat",
     "open_chat_service",
+    "open_upload",
     "sign_token",
 ]

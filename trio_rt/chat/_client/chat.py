@@ -12,11 +12,13 @@ from ..._connect import connect
 from ..._connection import Connection
 from ..._hooks import Ask, Credentials
 from ...errors import OptionError
+from ...hub._client.opening import open_room
 from ...hub._names import check_name
 from ...options import check_number
 from .beside import beside
+from .holder import Holder
 from .profile import ProfileTeller
-from .room import ChatRoom, hold_room
+from .room import ChatRoom
 
 __all__ = ["AVATAR_BYTES", "Chat", "open_chat"]
 
@@ -60,12 +62,18 @@ class Chat:
 
     @asynccontextmanager
     async def _hold(self, name: str, history: int) -> AsyncIterator[ChatRoom]:
-        async with hold_room(self._conn, name, history) as room:
-            self._rooms.append(room)
+        async with open_room(self._conn, name, since=history) as membership:
+            holder = Holder(self._conn, membership)
+            room = ChatRoom(holder)
             try:
-                yield room
+                await holder.begin()
+                self._rooms.append(room)
+                async with beside(*holder.tasks, at_end=holder.drain):
+                    yield room
             finally:
-                self._rooms.remove(room)
+                if room in self._rooms:
+                    self._rooms.remove(room)
+                holder.close()
 
     async def set_status(self, status: Literal["online", "away"]) -> None:
         """How this user is shown in all rooms.

@@ -136,7 +136,7 @@ async def _open_upload(
     try:
         async with _opened(client) as opened, trio.open_nursery() as nursery:
             transfer = Transfer(target(opened, source.name), source, reconnect, piece_bytes)
-            nursery.start_soon(transfer.run)
+            nursery.start_soon(transfer.work)
             try:
                 yield Upload(transfer)
             except BaseException as caught:  # noqa: ASYNC103 - raised outside, in no group

@@ -4,8 +4,8 @@
     └─ one nursery       never shown to the caller
        ├─ listen         takes what the hub says, in order: log, typists, then the streams
        ├─ run (speaker)  says what is queued, one message at a time
-       ├─ type           says that this user types, and forgets who has stopped
-       └─ watch          forgets who types when the link is lost
+       ├─ typing.run     says that this user types, and forgets who has stopped
+       └─ typing.watch   forgets who types when the link is lost
 
 Only `listen` waits for the hub, and nobody waits for a consumer. What others are told of
 typing waits for nothing at all: it is sent at once, or dropped.
@@ -14,29 +14,26 @@ typing waits for nothing at all: it is sent at once, or dropped.
 from __future__ import annotations
 
 import math
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
 import trio
 
 from ..._connection import Connection
-from ..._waker import Waker
 from ...errors import Refused
 from ...hub._broker import Position
-from ...hub._client.items import Left, RoomItem, RoomMessage
+from ...hub._client.items import RoomItem, RoomMessage
 from ...hub._client.membership import Membership
-from ...hub._words import PUBLISH
 from ...message import Gap, Reset
 from ...protocol.lifecycle import Phase
-from .._words import KINDS, TYPING, SaidBody, Typing
+from .._words import SaidBody
 from ..models import ChatMessage, RoomEvent, Spoken, TypingChanged, User
 from .events import Events
-from .ids import new_id
-from .keyboard import Keyboard
 from .log import RoomLog
 from .marker import Marker
 from .speaker import Speaker
-from .typists import Typists
+from .typing import RoomTyping
 
 __all__ = ["Holder"]
 
@@ -58,21 +55,32 @@ class Holder:
         self.membership: Final = membership
         self.log: Final = RoomLog()
         self.events: Final = Events()
-        self.typists: Final = Typists()
+        self.typing: Final = RoomTyping(conn, membership, self._typing_changed)
         self.speaker: Final = Speaker(
             self.log, self._publish, conn.wait_connected, self._placed_late
         )
         self.marker: Final = Marker(membership.mark)
         self.closed = False
-        self._keyboard: Final = Keyboard(self._tell_typing)
-        self._timer: Final = Waker()
 
     @property
     def typing_users(self) -> tuple[User, ...]:
         """Who is typing now, this user's own devices left out."""
-        return tuple(self.log.user(id) for id in self.typists.users)
+        return tuple(self.log.user(id) for id in self.typing.users)
+
+    @property
+    def reached(self) -> int:
+        """The offset up to which all was received."""
+        member = self.membership._member
+        if member.channel.has_places:
+            return self.membership.position.offset
+        return member.follow.cursor
 
     # Of the scope
+
+    @property
+    def tasks(self) -> tuple[Callable[[], Awaitable[None]], ...]:
+        """Those that run beside the block."""
+        return self.listen, self.speaker.run, self.typing.run, self.typing.watch
 
     async def begin(self) -> None:
         """Take what the room begins with: who is there, and the last messages.
@@ -102,7 +110,7 @@ class Holder:
 
     def close(self) -> None:
         """The tasks have ended. Waits for nothing."""
-        self.stop_typing()
+        self.typing.stop()
         self.closed = True
         self.speaker.close()
         self.events.end(trio.EndOfChannel())
@@ -128,9 +136,9 @@ class Holder:
                 self._take(await self.membership.receive())
                 self._take_ready(AT_A_TIME)
         except Refused as refusal:
-            self.events.end(refusal)
-        except trio.EndOfChannel as end:
-            self.events.end(end)
+            self.events.end(Refused(refusal.code, refusal.text))
+        except trio.EndOfChannel:
+            self.events.end(trio.EndOfChannel())
 
     def _take_ready(self, most: float) -> None:
         try:
@@ -143,25 +151,25 @@ class Holder:
     def _take(self, item: RoomItem[Any]) -> None:
         self._note_me()
         if isinstance(item, RoomMessage) and item.position is None:
-            if item.type == TYPING and self._heard_typing(item):
-                self._typing_changed()
+            self.typing.heard(item)
             return
-        changed = self._ends_typing(item)
-        events = self.log.take(item, until=self._reached())
+        events = self.log.take(item, until=self.reached)
         for event in events:
             if isinstance(event, Spoken) and event.message.mine:
                 self.speaker.placed(event.message)
         if isinstance(item, (Gap, Reset)):
             events += self._after_loss(item)
         self.events.put(events)
-        if changed:
-            self._typing_changed()
+        self.typing.happened(item)
 
     def _after_loss(self, item: Gap | Reset) -> list[RoomEvent]:
         if isinstance(item, Reset):
             self.marker.forget()
             self.speaker.strand()
         return self.log.meet(self.membership.members, self.membership.marks)
+
+    def _typing_changed(self) -> None:
+        self.events.put((TypingChanged(self.typing_users),))
 
     def _placed_late(self, message: ChatMessage) -> None:
         self.events.put((Spoken(message),))
@@ -172,83 +180,7 @@ class Holder:
         if self.log.me not in mine or len(mine) > 1:
             present = self.membership.members
             me = next((user for user in mine if user in present), "") or next(iter(mine), "")
-            self.log.me = self.typists.me = me
-
-    def _reached(self) -> int:
-        """The offset up to which all was received."""
-        member = self.membership._member
-        return (
-            self.membership.position.offset if member.channel.has_places else member.follow.cursor
-        )
-
-    # Who types
-
-    def _heard_typing(self, message: RoomMessage[Any]) -> bool:
-        if message.mine:
-            return False
-        try:
-            word = msgspec.convert(message.payload, Typing)
-        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
-            return False
-        now = trio.current_time()
-        changed = self.typists.heard(message.user, message.device, word.on, now)
-        self._timer.wake()
-        return changed
-
-    def _ends_typing(self, item: RoomItem[Any]) -> bool:
-        if isinstance(item, RoomMessage):
-            return item.type in KINDS and self.typists.said(item.user, item.device)
-        if isinstance(item, Left):
-            return self.typists.left(item.user)
-        return isinstance(item, (Gap, Reset)) and self.typists.clear()
-
-    def _typing_changed(self) -> None:
-        self.events.put((TypingChanged(self.typing_users),))
-
-    async def type(self) -> None:
-        """The task that says that this user types, and forgets who has stopped."""
-        while True:
-            now = trio.current_time()
-            look_at = self._keyboard.look(now)
-            if self.typists.expire(now):
-                self._typing_changed()
-            expire_at = self.typists.next_at
-            await self._timer.wait(look_at if expire_at is None else min(look_at, expire_at))
-
-    async def watch(self) -> None:
-        """The task that forgets who types when the link is lost."""
-        with self.conn.watch_states() as states:
-            async for state in states:
-                if state.phase is not Phase.CONNECTED and self.typists.clear():
-                    self._typing_changed()
-
-    # One's own typing
-
-    def keystroke(self) -> None:
-        self._keyboard.press(trio.current_time())
-        self._timer.wake()
-
-    def hold_typing(self, block: object) -> None:
-        self._keyboard.hold(block, trio.current_time())
-        self._timer.wake()
-
-    def release_typing(self, block: object) -> None:
-        self._keyboard.release(block, trio.current_time())
-
-    def stop_typing(self) -> None:
-        self._keyboard.stop(trio.current_time())
-
-    def _tell_typing(self, on: bool) -> None:
-        """Sent at once, or never; a newer word takes the place of one that has not left."""
-        if not self.membership.joined:
-            return
-        room = self.membership.name
-        body = {"room": room, "type": TYPING, "payload": msgspec.to_builtins(Typing(on))}
-        body |= {"id": new_id(), "to": "others", "store": False}
-        try:
-            self.conn.send_nowait(PUBLISH, body, key=f"{TYPING}:{room}", when_offline="drop")
-        except (trio.WouldBlock, trio.ClosedResourceError):
-            pass
+            self.log.me = self.typing.me = me
 
     # One's own messages
 
@@ -269,3 +201,15 @@ class Holder:
         )
         assert position is not None  # it is stored
         return position
+
+    # What was said before
+
+    async def history(self, before: int | None, limit: int) -> tuple[ChatMessage, ...]:
+        """A page of the log that has any message; none at its beginning only."""
+        while True:
+            page = await self.membership.history(before=before, limit=limit)
+            found = self.log.page(page)
+            first = page.messages[0].position if page.messages else None
+            if found or first is None or first.offset <= page.first:
+                return found
+            before = first.offset

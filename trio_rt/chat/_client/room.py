@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, get_args
 
 import msgspec
 import trio
 
 from ..._ambient import ambient
-from ..._connection import Connection
 from ...errors import OptionError
-from ...hub._client.opening import open_room
 from ...hub._names import check_name
 from ...options import check_flag, check_kind, check_number
 from .._words import (
@@ -32,13 +30,12 @@ from .._words import (
     check_reaction,
 )
 from ..models import ChatMessage, User
-from .beside import beside
 from .events import EventStream
 from .holder import Holder
 from .ids import new_id
 from .said import Said
 
-__all__ = ["ChatRoom", "hold_room"]
+__all__ = ["ChatRoom"]
 
 
 class ChatRoom:
@@ -103,6 +100,7 @@ class ChatRoom:
 
         There may be several. `capacity`: events that lie in it until they are received.
         """
+        self._holder.check()
         return self._holder.events.open(capacity)
 
     # One's own messages
@@ -129,7 +127,7 @@ class ChatRoom:
         reply = 0 if reply_to is None else _offset_of("reply_to", reply_to)
         kept = msgspec.json.decode(msgspec.json.encode(metadata or {}))
         await self._holder.speaker.wait_room()
-        self._holder.stop_typing()
+        self._holder.typing.stop()
         return self._holder.speaker.queue(
             ChatMessage(
                 id=new_id(),
@@ -182,16 +180,16 @@ class ChatRoom:
         """Others are told that this user types until the block ends, or something is said."""
         self._holder.check()
         block = object()
-        self._holder.hold_typing(block)
+        self._holder.typing.hold(block)
         try:
             yield
         finally:
-            self._holder.release_typing(block)
+            self._holder.typing.release(block)
 
     def keystroke(self) -> None:
         """A key was pressed: others are told at most every 3 s, and of the end 6 s later."""
         self._holder.check()
-        self._holder.keystroke()
+        self._holder.typing.press()
 
     # What was read, and what was said before
 
@@ -203,7 +201,7 @@ class ChatRoom:
         """
         self._holder.check()
         offset = self._last_offset() if message is None else _offset_of("message", message)
-        if offset > self._holder.membership.position.offset:
+        if offset > self._holder.reached:
             raise OptionError("message", "must be one that is in the room", message)
         if offset > self._log.marks.get(self._log.me, 0):
             await self._holder.marker.mark(offset)
@@ -222,13 +220,7 @@ class ChatRoom:
         self._holder.check()
         check_number("limit", limit, least=1, whole=True, finite=True)
         at = self._first_offset() if before is None else _offset_of("before", before)
-        while True:
-            page = await self._holder.membership.history(before=at, limit=limit)
-            found = self._log.page(page)
-            first = page.messages[0].position if page.messages else None
-            if found or first is None or first.offset <= page.first:
-                return found
-            at = first.offset
+        return await self._holder.history(at, limit)
 
     def _last_offset(self) -> int:
         return max((message.offset for message in self._log.messages), default=0)
@@ -267,17 +259,3 @@ def _offset_of(field: str, message: ChatMessage | int) -> int:
     if isinstance(offset, bool) or not isinstance(offset, int) or offset < 1:
         raise OptionError(field, "must be a message that is in the room, or its offset", message)
     return offset
-
-
-@asynccontextmanager
-async def hold_room(conn: Connection, name: str, history: int) -> AsyncIterator[ChatRoom]:
-    """As `Chat.room()`."""
-    async with open_room(conn, name, since=history) as membership:
-        holder = Holder(conn, membership)
-        try:
-            await holder.begin()
-            tasks = (holder.listen, holder.speaker.run, holder.type, holder.watch)
-            async with beside(*tasks, at_end=holder.drain):
-                yield ChatRoom(holder)
-        finally:
-            holder.close()

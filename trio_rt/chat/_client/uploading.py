@@ -97,7 +97,7 @@ class Transfer:
         self._changed.set()
         self._changed = trio.Event()
 
-    async def run(self) -> None:
+    async def work(self) -> None:
         """Raises nothing: see `stored` and `failure`. Cancelled, the service has what it has."""
         try:
             self.stored = await self._transfer()

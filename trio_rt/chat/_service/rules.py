@@ -99,11 +99,12 @@ class ChatRules(Rules):
 
     async def standing(self, who: Who, room: str) -> Standing:
         """What holds for `who` there now. Raises `BrokerError`."""
-        if _is_admin(who) or who.user in self.owners.get(room, ()):
+        is_guest = isinstance(who, ChatWho) and who.guest
+        if _is_admin(who) or (who.user in self.owners.get(room, ()) and not is_guest):
             await trio.lowlevel.checkpoint()
             return Standing("owner")
         standing = (await self.standings.get(room, who.user)).at(now_ms())
-        if standing.role == "owner" and who.user.startswith(GUEST):
+        if standing.role == "owner" and is_guest:
             return Standing("member", standing.muted_until, standing.banned_until)
         return standing
 
@@ -118,7 +119,10 @@ class ChatRules(Rules):
         who = await super().who(peer)
         if who.user == SERVICE:
             raise Refused("forbidden", "that user is the service itself")
-        return who if isinstance(who, ChatWho) else ChatWho(who.user, who.device, seen(who.info))
+        if isinstance(who, ChatWho):
+            return who
+        is_guest = who.user.startswith(GUEST)
+        return ChatWho(who.user, who.device, seen(who.info), guest=is_guest)
 
     async def may_join(self, who: Who, room: str) -> bool:
         allowed = await self._is_let_in(who, room)

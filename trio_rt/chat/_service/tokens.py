@@ -73,9 +73,12 @@ _OPTIONS: Final = {
 
 @attrs.frozen
 class ChatWho(Who):
-    """A user of the chat. `admin`: may do in every room what its owners may."""
+    """A user of the chat."""
 
+    #: May do in every room what its owners may.
     admin: bool = False
+    #: Has shown nothing: is a member at most, whatever was decided about the name.
+    guest: bool = False
 
 
 def profile(name: str = "", avatar: str = "", status: str = "online") -> dict[str, str]:

@@ -18,6 +18,7 @@ from ..._connection import Connection
 from ...delivery import Delivery
 from ...options import Reconnect
 from ...protocol.backoff import delays
+from ...protocol.lifecycle import Phase
 from .._words import Event
 
 __all__ = ["FOR_NOW", "PATIENCE_S", "Calls", "Then", "pauses"]
@@ -67,6 +68,11 @@ class Calls:
         self._losses = 0
         #: Types of commands that were given up, and may be done nevertheless.
         self.loose: set[str] = set()
+
+    @property
+    def online(self) -> bool:
+        """Whether there is a link."""
+        return self._conn.state.phase is Phase.CONNECTED
 
     async def ask(
         self, type: str, body: Mapping[str, Any], *, then: Then | None = None, passing: bool = False

@@ -216,7 +216,7 @@ class Member:
     def _note_trouble(self, event: Event | None, took_s: float) -> None:
         """Who waits for a room that does not come can read why in the log, once."""
         why = event.code if event is not None and event.code in FOR_NOW else ""
-        if event is None and took_s >= PATIENCE_S:
+        if event is None and took_s >= PATIENCE_S and self.calls.online:
             why = "no answer: is there a hub?"
         if why and why != self._trouble:
             _log.warning("%s cannot be joined yet: %s", room_type(self.room), why)

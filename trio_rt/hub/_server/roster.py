@@ -73,6 +73,10 @@ class Roster:
         """Who is present, with info."""
         return dict(self._info)
 
+    def has_device(self, user: str) -> bool:
+        """Whether a device of that user is there: not only a grace left."""
+        return user in self._devices
+
     def enter(self, who: Present, now: float) -> None:
         """A device is there, or has new info. One that was another user's is not any more."""
         if self._early is not None:
