@@ -94,11 +94,14 @@ class InlineStore(FileStore):
         return call()
 
 
+# ASYNC109: the interface is httpcore's.
+
+
 class _Stream(httpcore.AsyncNetworkStream):
     def __init__(self, stream: VirtualStream) -> None:
         self._stream = stream
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109
         try:
             with trio.fail_after(math.inf if timeout is None else timeout):
                 return await self._stream.receive_some(max_bytes)
@@ -107,7 +110,7 @@ class _Stream(httpcore.AsyncNetworkStream):
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise httpcore.ReadError(str(error)) from error
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109
         try:
             with trio.fail_after(math.inf if timeout is None else timeout):
                 await self._stream.send_all(buffer)
@@ -134,7 +137,7 @@ class _Network(httpcore.AsyncNetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:

@@ -12,6 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 import trio_rt
 from trio_rt import Credentials, OptionError, Phase, Refused
+from trio_rt.chat._client.beside import beside
 from trio_rt.chat._client.chat import Chat, open_chat
 from trio_rt.chat._client.room import ChatRoom
 from trio_rt.chat.models import Spoken, User, UserChanged
@@ -107,6 +108,21 @@ async def test_connection_that_fails() -> None:
                 said = await room.say("hi")
                 await trio.sleep_forever()
         assert said.state == "failed"
+
+
+@clocked
+async def test_interrupt_at_the_end() -> None:
+    """Ctrl-C while the rest is waited for leaves as it is, and ends the tasks."""
+
+    async def interrupt() -> None:
+        await trio.lowlevel.checkpoint()
+        raise KeyboardInterrupt
+
+    tasks = own_tasks()
+    with pytest.raises(KeyboardInterrupt):
+        async with beside(trio.sleep_forever, at_end=interrupt):
+            pass
+    assert own_tasks() == tasks
 
 
 @clocked

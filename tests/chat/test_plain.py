@@ -215,10 +215,14 @@ async def test_what_is_no_chat_is_not_told(caplog: pytest.LogCaptureFixture) -> 
             ("moderation", {"action": "mute"}),
         ]:
             await hub.publish("lobby", payload, type=type)
-        await hub.publish("lobby", {"content": "passes"}, type="text", store=False, id="p")
+        for id, name in (("p", ""), ("q", "The hub")):
+            payload = {"content": "passes", "name": name}
+            await hub.publish("lobby", payload, type="text", store=False, id=id)
         await settle()
-        ((_, told),) = anna.told
-        assert (told["message"]["id"], told["message"]["username"]) == ("p", "hub")
+        told = [payload["message"] for payload in anna.of("chat_message")]
+        assert len(anna.told) == 2
+        assert [each["id"] for each in told] == ["p", "q"]
+        assert [each["username"] for each in told] == ["hub", "The hub"]
         assert complaints(caplog) == []
 
 
@@ -489,6 +493,20 @@ async def test_a_claim_of_who_is_banned() -> None:
         assert (await eve.refusal("chat_message", said("x", userId="a\nb")))[0] == "malformed"
         code, text = await eve.refusal("chat_message", said("x", userId="eve", username="\x1b"))
         assert (code, text) == ("malformed", "payload.message.username must be a name")
+
+
+@virtual
+async def test_a_claim_in_another_room() -> None:
+    """Where one may not speak, one becomes nobody."""
+    async with open_world(anybody) as world, world.plain() as eve:
+        await eve.join()
+        payload = said("x", "other", userId="eva")
+        assert (await eve.refusal("chat_message", payload))[0] == "not_joined"
+        payload = {**types(userId="eva"), "roomId": "other"}
+        assert (await eve.refusal("typing_indicator", payload))[0] == "not_joined"
+        await eve.say("x", userId="eve")
+        await settle()
+        assert eve.of("chat_message")[0]["message"]["userId"] == "eve"
 
 
 @virtual

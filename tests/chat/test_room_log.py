@@ -138,6 +138,7 @@ def test_amendment_of_what_is_not_kept_is_told_without_the_message() -> None:
         Reacted(3, "+", by),
         Deleted(3, by),
     ]
+    assert take(log, edit(14, 3, "again"), react(15, 3, user="bob"), delete(16, 3)) == []
 
 
 def test_message_that_comes_late_has_what_was_said_before() -> None:
@@ -184,6 +185,13 @@ def test_page_corrects_what_is_kept() -> None:
     assert log.unread == 2
 
 
+def test_page_is_in_the_order_of_the_log() -> None:
+    """However the hub has it."""
+    log = room_log(item(9))
+    found = log.page(page(item(5), edit(7, 3), item(3), item(4)))
+    assert brief(found) == [3, 4, 5]
+
+
 def test_page_of_another_log_says_nothing() -> None:
     """Its offsets are not those of what is kept."""
     log = room_log(item(1))
@@ -216,7 +224,7 @@ def test_echo_takes_the_place_of_a_pending_message() -> None:
     assert isinstance(event, Spoken)
     assert (event.message.mine, event.message.state) == (True, "echoed")
     assert brief(log.messages) == [1, 2, 3]
-    assert log.moved("x", "acked", offset=3) is None
+    assert log.moved("x", "acked", offset=3, epoch="a") is None
 
 
 def test_message_of_another_own_device_is_mine_and_not_pending() -> None:
@@ -285,6 +293,26 @@ def test_answer_after_the_gap_places_at_once() -> None:
     assert brief(log.messages) == [1, 2, 3]
 
 
+def test_those_whose_echoes_are_lost_are_told_in_order() -> None:
+    """In the log's order, whichever answer came first."""
+    log = room_log(item(1))
+    for id, offset in (("x", 3), ("y", 2)):
+        log.queue(own(id))
+        log.moved(id, "acked", offset=offset, epoch="a")
+    events = take(log, item(4))
+    assert [event.message.offset for event in events if isinstance(event, Spoken)] == [2, 3, 4]
+    assert brief(log.messages) == [1, 2, 3, 4]
+
+
+def test_an_answer_takes_nobodys_place() -> None:
+    """A service that says that it is where another one is hides neither."""
+    log = room_log(item(1))
+    log.queue(own("x"))
+    log.moved("x", "acked", offset=1, epoch="a")
+    assert brief(log.messages) == [1, ("x", "acked")]
+    assert log.messages[0].id == "a1"
+
+
 def test_echo_that_cannot_be_read_does_not_leave_a_message_pending() -> None:
     """The service has it, whatever it has made of it."""
     log = room_log()
@@ -337,6 +365,27 @@ def test_another_epoch_is_a_reset_even_if_nobody_says_so() -> None:
     assert [message.id for message in log.messages] == ["b1"]
 
 
+def test_answer_of_the_new_log_has_no_place_in_the_old_one() -> None:
+    """Not even where there is a gap."""
+    log = room_log(item(1))
+    log.take(Gap(1), until=1)
+    take(log, item(3))
+    log.queue(own("x"))
+    log.moved("x", "acked", offset=2, epoch="b")
+    assert brief(log.messages) == [1, 3, ("x", "acked")]
+
+
+def test_how_far_the_old_log_went_says_nothing_of_the_new_one() -> None:
+    """A membership has the old position until the first message of the new log."""
+    log = room_log(*(item(offset) for offset in range(1, 6)))
+    log.take(Reset(), until=5)
+    log.take(Marked("ann", 1), until=5)
+    take(log, item(1, epoch="b"))
+    log.queue(own("x"))
+    log.moved("x", "acked", offset=3, epoch="b")
+    assert brief(log.messages) == [1, ("x", "acked")]
+
+
 def test_answer_of_the_new_log_waits_for_its_echo() -> None:
     """Its offset means nothing in the log that is still shown."""
     log = room_log(*(item(offset) for offset in range(1, 6)))
@@ -344,16 +393,17 @@ def test_answer_of_the_new_log_waits_for_its_echo() -> None:
     log.moved("x", "acked", offset=2, epoch="b")
     assert brief(log.messages)[-1] == ("x", "acked")
     log.take(Reset(), until=5)
+    assert log.stranded == ()
     take(log, item(1, epoch="b"))
     assert brief(log.messages) == [1, ("x", "acked")]
     take(log, item(2, epoch="b", id="x", user=ME))
     assert brief(log.messages) == [1, 2]
-    assert log.stranded == ()
 
 
+@pytest.mark.parametrize("epoch", ["a", "b"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_what_was_acked_in_a_lost_log_is_stranded(when: str) -> None:
-    """It is still shown, has no place, and is never put in another log."""
+def test_what_was_acked_in_a_lost_log_is_stranded(when: str, epoch: str) -> None:
+    """It is still shown, has no place, and is never put in another log, whatever its name."""
     log = room_log(item(1))
     log.queue(own("x"))
     if when == "before":
@@ -361,10 +411,12 @@ def test_what_was_acked_in_a_lost_log_is_stranded(when: str) -> None:
     log.take(Reset(), until=1)
     if when == "after":
         log.moved("x", "acked", offset=3, epoch="a")
-    take(log, *(item(offset, epoch="b") for offset in range(1, 6)))
+    take(log, *(item(offset, epoch=epoch) for offset in range(1, 6)))
     assert log.stranded == ("x",)
     assert log.pending[0].offset == 0
     assert brief(log.messages)[-1] == ("x", "acked")
+    log.moved("x", "failed", failure="lost")
+    assert log.stranded == ()
 
 
 # What is read
@@ -494,10 +546,11 @@ def test_seen_users_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those are forgotten who said something longest ago; who is there is not."""
     monkeypatch.setattr("trio_rt.chat._client.people.SEEN", 3)
     log = room_log()
-    log.take(Joined("u1", {"name": "One"}), until=0)
-    for offset in range(1, 9):
+    log.take(Joined("u8", {"name": "Eight"}), until=0)
+    for offset in range(1, 8):
         take(log, item(offset, user=f"u{offset}"))
-    assert sorted(log.users) == ["u1", "u6", "u7", "u8"]
+    take(log, item(8, user="u5"), item(9, user="u9"), item(10, user="u8"))
+    assert sorted(log.users) == ["u5", "u7", "u8", "u9"]
 
 
 # What is not for the program
@@ -620,6 +673,15 @@ def test_amendments_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found[7].reactions == {"+": {"ann", "bob", "cat"}}
     assert found[8].content == "edited 68"
     assert 2 < len(log._stored._amendments._about) < 8
+
+
+def test_amending_one_message_often_forgets_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the room of one."""
+    monkeypatch.setattr(amendments, "ALL_BYTES", 2000)
+    log = room_log(item(10), edit(11, 3, "new"))
+    take(log, *(edit(offset, 10) for offset in range(12, 60)))
+    (message,) = log.page(page(item(3)))
+    assert message.content == "new"
 
 
 def test_deleted_message_stays_so_when_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,6 +182,7 @@ async def test_withdrawn_in_the_moment_of_the_link() -> None:
         await trio.sleep(1)
         assert said.withdraw()
         await world.start(broker)
+        await trio.sleep(5)
         await (await ann.say("b")).wait_acked()
         await trio.sleep(1)
         assert contents(ann) == ["b"]
@@ -471,6 +472,21 @@ async def test_acked_in_a_log_that_is_lost() -> None:
         await stage.answer(Position("f", 1))
         stage.echo("a", 1, "f")
         assert said.state == "echoed"
+
+    await with_stage(story)
+
+
+@clocked
+async def test_failed_and_said_elsewhere() -> None:
+    """Another device of the user has said it under the same id: there is nothing to try again."""
+
+    async def story(stage: Stage) -> None:
+        said = await stage.say("a")
+        await stage.answer(Refused("muted"))
+        assert said.failure == "muted"
+        stage.echo("a", 1)
+        assert not said.retry()
+        assert [message.state for message in stage.log.messages] == ["echoed"]
 
     await with_stage(story)
 

@@ -9,7 +9,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_rt import Gap
+import trio_rt
 from trio_rt.chat._client.keyboard import IDLE_S, REPEAT_S, Keyboard
 from trio_rt.chat._client.room import ChatRoom
 from trio_rt.chat.models import Spoken, TypingChanged
@@ -248,24 +248,33 @@ async def test_foreign_words() -> None:
             assert typing(ann) == ["eve"]
 
 
+def fill(conn: trio_rt.Connection) -> None:
+    """Until there is no room in the outbox."""
+    while True:
+        conn.send_nowait("noise", "x" * 1000)
+
+
 @clocked
 async def test_words_wait_for_nothing() -> None:
     """With an outbox that is full they are dropped, and nothing raises."""
     rules = Doorman()
-    outbox = OutboxLimits(messages=1)
+    limits = OutboxLimits(messages=1)
     async with (
         open_chat_world(rules=rules) as world,
-        enter(world, "ann", outbox=outbox, session="off") as ann,
+        world.connect("ann", outbox=limits) as conn,
+        in_room(conn) as ann,
     ):
         world.network.stall("ann")
-        with ann.events() as events:
-            for n in range(200):
-                await ann.say(str(n))
-                ann.keystroke()
-                await trio.sleep(0.1)
-            assert not tells(await all_events(events), Gap)
-        assert len(rules.typing) <= 1
+        with pytest.raises(trio.WouldBlock):
+            fill(conn)
+        for _ in range(20):
+            ann.keystroke()
+            await trio.sleep(0.5)
         world.network.resume("ann")
+        await trio.sleep(1)
+        assert rules.typing == []
+        await trio.sleep(10)
+        assert [on for _, _, on in rules.typing] == [True, True, False]
 
 
 # The keyboard alone

@@ -31,10 +31,9 @@ export class Room {
    * `ask(type, payload)` sends a command and returns its id. `changed(what)` is told after
    * each change: "rows", "members", "typing", "pending", "state".
    */
-  constructor(name, { ask, changed, newId, say = ask }) {
+  constructor(name, { ask, changed, newId }) {
     this.name = name;
     this.ask = ask;
-    this.say = say;
     this.changed = changed;
     this.newId = newId;
     this.connected = false;
@@ -96,6 +95,18 @@ export class Room {
   /** Own messages that are on their way, or failed. */
   get sayings() {
     return this.pending.filter((each) => KINDS.includes(each.type));
+  }
+
+  /** How many own words are not stored yet. */
+  get waiting() {
+    return this.pending.filter((each) => each.state !== "failed").length;
+  }
+
+  /** What is under way about a message, in words. */
+  changesOf(offset) {
+    const words = { edit: "saving…", delete: "deleting…" };
+    const change = this.pending.find((each) => each.payload.target === offset && words[each.type]);
+    return change ? words[change.type] : "";
   }
 
   nameOf(user) {
@@ -178,7 +189,8 @@ export class Room {
     if (this.busy.has(kind)) return;
     this.busy.add(kind);
     const id = this.ask(type, { room: this.name, ...body });
-    this.answers.set(id, { kind, then, refuse });
+    if (!id) this.busy.delete(kind); // there is no room for it; the next tick tries again
+    else this.answers.set(id, { kind, then, refuse });
   }
 
   askPage() {
@@ -232,12 +244,13 @@ export class Room {
 
   publish(each) {
     if (this.busy.has("publish")) return;
-    each.state = "sent";
     const payload = { ...each.payload };
     const name = each.plain ? "" : (this.members.get(this.me)?.name ?? "");
     if (KINDS.includes(each.type) && name) payload.name = name;
     const body = { type: each.type, payload, id: each.id };
     this.command("publish", "hub.publish", body, (done) => this.stored(each, done), (no) => this.failed(each, no));
+    if (!this.busy.has("publish")) return;
+    each.state = "sent";
     this.changed("pending");
   }
 
@@ -278,7 +291,7 @@ export class Room {
 
   tellTyping(on) {
     const body = { room: this.name, type: "typing", payload: { on }, to: "others", store: false };
-    this.say("hub.publish", body);
+    this.ask("hub.publish", body);
   }
 
   /** All up to here is read. */

@@ -311,7 +311,6 @@ export class Session {
   #tell(consumed) {
     const { received, receivedBytes } = this;
     this.told = { received, receivedBytes, consumed, credit: [...this.credit] };
-    this.behind = this.behind.filter((number) => number > consumed);
   }
 
   hasNews() {
@@ -351,6 +350,8 @@ export class Session {
     let [number] = header;
     insist(isNumber(number) && number > 0 && number <= this.received + 1, "a number that is not due");
     this.#mark(header.slice(1, 6), header[6], false);
+    const waiting = this.#ranges(0, this.listed).reduce((sum, [from, to]) => sum + to - from + 1, 0);
+    insist(waiting <= 32 * this.inWindow[0], "no drop is settled");
     for (const line of lines.slice(1)) number += this.#frame(line, number) ? 1 : 0;
   }
 
@@ -402,7 +403,7 @@ export class Session {
     if (kind === "aside") {
       insist(isObject(id), "an aside");
       const message = decode(id);
-      if (message) this.host.aside(message);
+      if (message) this.host.aside(message, size);
       return false;
     }
     if (kind === "bye") {
@@ -426,11 +427,12 @@ export class Session {
   }
 
   #window(number, size) {
-    const { got, told, inWindow, mine } = this;
-    const messages = got[0] + mine.held[0] - told.credit[0];
-    const bytes = got[1] + mine.held[1] - told.credit[1];
+    const { got, credit, inWindow, mine, consumed } = this;
+    const messages = got[0] + mine.held[0] - credit[0];
+    const bytes = got[1] + mine.held[1] - credit[1];
     const fits = messages < inWindow[0] && bytes + size <= inWindow[1];
     insist(messages <= 0 || fits, "more than the window has");
+    while (this.behind[0] <= consumed) this.behind.shift();
     insist(this.behind.push(number) <= 16 * inWindow[0], "more behind a message than 16 windows");
     this.got = [got[0] + 1, got[1] + size];
     this.waiting.add(number);
@@ -442,7 +444,7 @@ export class Session {
     if (message) this.host.message(message, { session: this, number, size });
     else {
       this.take(number, size);
-      this.host.malformed();
+      this.host.unreadable();
     }
   }
 
@@ -458,8 +460,6 @@ export class Session {
     const last = this.drops.at(-1);
     if (last?.[1] === number - 1) last[1] = number;
     else this.drops.push([number, number]);
-    const lost = this.drops.reduce((sum, range) => sum + range[1] - range[0] + 1, 0);
-    insist(lost <= 32 * this.inWindow[0], "no drop is settled");
   }
 
   // Requests, ours first
@@ -508,7 +508,7 @@ export class Session {
     insist((this.finals += 1) <= REQUESTS, "too many requests");
     this.take(number, size);
     const isMessage = decode(envelope);
-    if (!isMessage) this.host.malformed();
+    if (!isMessage) this.host.unreadable();
     const fail = note("fail", id, isMessage ? "unserved" : "malformed", "");
     this.notes.push(Object.assign(fail, { final: true }));
   }
@@ -673,31 +673,58 @@ const advice = (...reasons) => {
   return found ? Number(found[1]) * 1000 : 0;
 };
 
+/** End a link of which no answer is expected. */
+const cut = (socket) => socket.terminate?.();
+
+/** End a link with this close code, or what a page may say in its place. */
+function hangUp(socket, code) {
+  try {
+    socket.close(code);
+  } catch {
+    socket.close(code + 3000);
+  }
+  if (socket.terminate) setTimeout(() => socket.terminate(), 2000).unref?.();
+}
+
+const plus = (pair, messages, bytes) => [pair[0] + messages, pair[1] + bytes];
+const noSession = () => new RealtimeError("no_session", "requests need a session");
+const undelivered = (outcome) =>
+  new RealtimeError("undelivered", `the request is ${outcome.kind}`, { outcome });
+
 /** A connection; `connect()` makes one. */
 class Connection {
   #url;
   #options;
   #outbox = new Outbox();
+  /** Sends without an outcome, requests without an answer, and messages on their way to the kernel. */
   #open = new Set();
   #requests = new Set();
+  #writing = [];
+  #drains = [];
   #streams = new Set();
   #watchers = new Set();
   /** What comes before the first stream is opened. */
   #lobby = new Stream([], (entry) => this.#taken(entry));
-  #session = null;
-  #link = null;
-  #had = false;
-  #over = false;
-  #offer = true;
-  #wait = null;
-  #drains = [];
+  /** Messages and bytes that lie here, and how many were taken since the last hello. */
   #untaken = [0, 0];
   #since = [0, 0];
+  #session = null;
+  #dialled = null;
+  #link = null;
+  #wait = null;
+  /** Whether a link was up, a session was welcomed, and the server cannot bear the offer. */
+  #hadLink = false;
+  #wasWelcomed = false;
+  #offers = true;
+  #triesPlain = false;
+  #isClosing = false;
+  #isOver = false;
   #onlineMs = 0;
   #count = 0;
   #prefix = Math.random().toString(36).slice(2, 8);
+  #flushing = false;
+  #wantsAck = false;
   #ackTimer = null;
-  #isDue = false;
   #pollTimer = null;
   #finish;
   /** The state now: `{phase, attempt, retryAt, cause, resumed}`. */
@@ -711,15 +738,16 @@ class Connection {
     this.#url = url;
     this.#options = options;
     this.#lobby.wants = () => true;
+    const { signal } = options;
     const online = () => this.retryNow();
     const abort = () => this.#end("disconnected", "aborted");
     globalThis.addEventListener?.("online", online);
-    options.signal?.addEventListener("abort", abort);
+    signal?.addEventListener("abort", abort);
     this.ended.then(() => {
       globalThis.removeEventListener?.("online", online);
-      options.signal?.removeEventListener("abort", abort);
+      signal?.removeEventListener("abort", abort);
     });
-    if (options.signal?.aborted) abort();
+    if (signal?.aborted) abort();
     else this.#run();
   }
 
@@ -727,9 +755,9 @@ class Connection {
 
   /** Queue a message. Throws if it cannot be accepted: nothing is sent then. */
   send(type, payload = null, options = {}) {
-    const { id, entry } = this.#entry(type, payload, options);
+    const entry = this.#entry(type, payload, options);
     const outcome = this.#accept(entry, options);
-    return { id, outcome, withdraw: () => this.#takeBack(entry, ["withdrawn", null]) };
+    return { id: entry.id, outcome, withdraw: () => this.#takeBack(entry, "withdrawn", null) };
   }
 
   /** Ask, and wait for the reply: a message. */
@@ -744,10 +772,11 @@ class Connection {
 
   /** What comes of these types, or of all but `heartbeat`. */
   subscribe(...types) {
-    const forget = (stream) => this.#streams.delete(stream);
+    const forget = () => this.#streams.delete(stream);
     const stream = new Stream(types, (entry) => this.#taken(entry), forget);
-    if (this.#over) stream.finish();
-    else if (this.#streams.add(stream).size === 1 && this.#lobby) queueMicrotask(() => this.#leaveLobby());
+    if (this.#isOver) stream.finish();
+    else this.#streams.add(stream);
+    if (this.#lobby) queueMicrotask(() => this.#leaveLobby());
     return stream;
   }
 
@@ -755,7 +784,7 @@ class Connection {
   states() {
     const stream = new Stream([], () => {}, () => this.#watchers.delete(stream));
     stream.push(this.state);
-    if (this.#over) stream.finish();
+    if (this.#isOver) stream.finish();
     else this.#watchers.add(stream);
     return stream;
   }
@@ -770,9 +799,9 @@ class Connection {
     if (this.#open.size) await new Promise((resolve) => this.#drains.push(resolve));
   }
 
-  /** Take no more sends, let those that are accepted go, and end; resolves with the last state. */
+  /** Take no more sends, let those that were accepted go, and end; resolves with the last state. */
   async close(timeoutMs = this.#options.closeMs) {
-    this.#offline("closed");
+    this.#isClosing = true;
     const limit = pause(timeoutMs);
     await Promise.race([this.drain(), limit.over, this.ended]);
     limit.wake();
@@ -781,3 +810,498 @@ class Connection {
   }
 
   // Sends
+
+  #entry(type, payload, { priority = "normal", key, order }) {
+    if (typeof type !== "string") throw new RealtimeError("payload", "the type must be a string");
+    if (!PRIORITIES.includes(priority)) throw new RealtimeError("payload", `no priority: ${priority}`);
+    const id = `${this.#prefix}-${(this.#count += 1)}`;
+    const text = toJson({ id, type, payload, timestamp: Date.now(), priority, key });
+    const at = this.#onlineMs + (this.#link ? now() - this.#link.up : 0);
+    return new Entry(text, { id, priority, key, order, at, count: this.#count, window: true });
+  }
+
+  /** Put it into the outbox, or throw; a promise of its outcome. */
+  #accept(entry, { ttlMs = Infinity, whenOffline = "queue" }) {
+    const { messageBytes, outboxMessages, outboxBytes } = this.#options;
+    if (this.#isClosing) throw new RealtimeError("closed", "the connection is over");
+    if (entry.size > messageBytes) throw new RealtimeError("payload", `more than ${messageBytes} bytes`);
+    const isOffline = !this.#link && whenOffline !== "queue";
+    if (isOffline && whenOffline === "fail") throw new RealtimeError("offline", "there is no link");
+    if (isOffline) return Promise.resolve({ kind: "dropped", reason: "offline" });
+    const old = entry.key !== undefined && this.#outbox.all().find((each) => each.key === entry.key);
+    const victims = old ? [] : this.#outbox.victims(entry, outboxMessages, outboxBytes);
+    if (!victims) throw new RealtimeError("outbox_full", "the outbox is full");
+    for (const victim of victims) this.#takeBack(victim, "dropped", "evicted");
+    const outcome = new Promise((resolve) => {
+      entry.settle = (kind, reason) => this.#settled(entry, { kind, reason }, resolve);
+    });
+    entry.isFleeting = whenOffline !== "queue";
+    if (ttlMs <= TIMER_MS) {
+      entry.timer = setTimeout(() => this.#takeBack(entry, "dropped", "expired"), ttlMs);
+    }
+    this.#open.add(entry);
+    if (old) {
+      this.#outbox.replace(old, entry);
+      old.settle("dropped", "replaced");
+    } else this.#outbox.put(entry);
+    this.#flushSoon();
+    return outcome;
+  }
+
+  #settled(entry, outcome, resolve) {
+    if (!this.#open.delete(entry)) return;
+    clearTimeout(entry.timer);
+    resolve(outcome);
+    entry.request?.settled(outcome);
+    if (this.#open.size === 0) for (const drained of this.#drains.splice(0)) drained();
+  }
+
+  /** True if it was still queued. Else, in a session, it is not sent again. */
+  #takeBack(entry, ...outcome) {
+    const isQueued = this.#outbox.remove(entry);
+    if (isQueued) entry.settle(...outcome);
+    else entry.back ??= outcome;
+    return isQueued;
+  }
+
+  // Requests
+
+  #ask(type, payload, { timeoutMs = null, signal, priority }, offered) {
+    if (this.#requests.size >= REQUESTS) throw new RealtimeError("outbox_full", "too many requests");
+    if (this.#link && !this.#session) throw noSession();
+    if (signal?.aborted) throw new RealtimeError("cancelled", "the request was aborted");
+    const inner = this.#entry(type, payload, { priority });
+    const deadline = timeoutMs === null ? null : Math.ceil(timeoutMs);
+    const text = `["req",${inner.count},${deadline},[${offered}],null,${inner.text}]`;
+    const entry = Object.assign(inner, { text, size: bytesOf(text) });
+    const request = { id: inner.count, offered, got: [0, 0], taken: [0, 0], told: [0, 0] };
+    const giveUp = () => over(new RealtimeError("cancelled", "the request was aborted"));
+    const stream = new Stream([], ({ size }) => this.#session?.takePart(request, size), giveUp);
+    let timer = null;
+    let over;
+    const reply = new Promise((resolve, reject) => {
+      over = (error, message = null) => {
+        if (!this.#requests.delete(request)) return;
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", giveUp);
+        if (message && message.payload !== null) stream.push(message);
+        stream.finish(error);
+        if (error) reject(error);
+        else resolve(message);
+        this.#takeBack(entry, "withdrawn", null);
+        this.#session?.cancel(request);
+        this.#flushSoon();
+      };
+    });
+    reply.catch(() => {});
+    Object.assign(request, {
+      over,
+      part: (message, size) => this.#requests.has(request) && stream.push(message, { size }),
+      end: (message) => over(null, message),
+      fail: (code, words) => over(new RealtimeError("refused", words || code, { code })),
+      settled: (outcome) => {
+        if (outcome.kind !== "acked" && outcome.reason !== "receiver") over(undelivered(outcome));
+      },
+    });
+    this.#requests.add(request);
+    try {
+      this.#accept(Object.assign(entry, { request }), {});
+    } catch (error) {
+      over(error);
+      throw error;
+    }
+    signal?.addEventListener("abort", giveUp);
+    const late = () => over(new RealtimeError("deadline", "no reply in time"));
+    if (timeoutMs !== null) timer = setTimeout(late, Math.min(timeoutMs, TIMER_MS));
+    return { reply, stream };
+  }
+
+  // What comes in
+
+  message(message, entry) {
+    this.#untaken = plus(this.#untaken, 1, entry.size);
+    this.#route(message, entry);
+  }
+
+  aside(message, size) {
+    this.#route(message, { session: null, size, isAside: true });
+  }
+
+  bye(reason) {
+    this.#dialled.bye = reason;
+    this.#loseSession();
+  }
+
+  unreadable() {
+    this.malformed += 1;
+  }
+
+  #route(message, entry) {
+    const wanting = this.#lobby ? [this.#lobby] : [...this.#streams];
+    const streams = wanting.filter((stream) => stream.wants(message.type));
+    const { windowMessages, windowBytes } = this.#options;
+    entry.uses = 1;
+    for (const stream of streams) {
+      const isFull = stream.length >= windowMessages || stream.bytes + entry.size > windowBytes;
+      if (entry.session || !isFull || stream.length === 0) {
+        entry.uses += 1;
+        stream.push(message, entry);
+      } else if (!entry.isAside) stream.push({ kind: "gap", count: 1 });
+    }
+    this.#taken(entry, streams.length === 0);
+  }
+
+  /** One of those that have it has taken it; the last one gives credit. */
+  #taken(entry, isDrop = false) {
+    entry.uses -= 1;
+    if (entry.uses > 0 || entry.isAside) return;
+    this.#untaken = plus(this.#untaken, -1, -entry.size);
+    this.#since = plus(this.#since, 1, entry.size);
+    if (entry.session !== this.#session) this.#session?.take(0, entry.size);
+    else if (isDrop) this.#session?.drop(entry.number, entry.size);
+    else this.#session?.take(entry.number, entry.size);
+    this.#ackSoon();
+  }
+
+  #leaveLobby() {
+    const waiting = this.#lobby?.drain() ?? [];
+    this.#lobby = null;
+    for (const { item, entry } of waiting) {
+      if (entry) this.#route(item, entry);
+      else this.#mark(item);
+    }
+  }
+
+  #mark(item) {
+    for (const stream of this.#lobby ? [this.#lobby] : this.#streams) stream.push({ ...item });
+  }
+
+  // What goes out
+
+  #flushSoon(ack = false) {
+    this.#wantsAck ||= ack;
+    if (this.#flushing || !this.#link) return;
+    this.#flushing = true;
+    queueMicrotask(() => this.#flush());
+  }
+
+  #ackSoon() {
+    if (!this.#session || !this.#link) return;
+    // The timers of a page that is hidden are late, up to a minute.
+    const isHidden = globalThis.document?.visibilityState === "hidden";
+    if (isHidden || this.#session.isUrgent()) this.#flushSoon(true);
+    else this.#ackTimer ??= setTimeout(() => this.#flushSoon(true), ACK_MS);
+  }
+
+  #flush() {
+    const link = this.#link;
+    const ack = this.#wantsAck;
+    this.#flushing = this.#wantsAck = false;
+    clearTimeout(this.#ackTimer);
+    this.#ackTimer = null;
+    if (!link || link.bye !== null) return;
+    const { socket } = link;
+    try {
+      while (socket.readyState === 1 && socket.bufferedAmount < BUFFERED_BYTES) {
+        const text = this.#session ? this.#session.batch(this.#outbox, ack) : this.#plain(link);
+        if (text === null) break;
+        socket.send(text);
+      }
+    } catch (error) {
+      link.lose(1011, `the link cannot be written to (${error.message})`);
+      return;
+    }
+    this.#written(link);
+    const isWaiting = this.#writing.length || socket.bufferedAmount >= BUFFERED_BYTES;
+    clearTimeout(this.#pollTimer);
+    if (isWaiting) this.#pollTimer = setTimeout(() => this.#flushSoon(ack), POLL_MS);
+    else if (this.#session?.hasNews()) this.#ackSoon();
+  }
+
+  /** The next message of a plain link; it is in flight until the kernel has it. */
+  #plain(link) {
+    const entry = this.#outbox.peek();
+    if (!entry) return null;
+    this.#outbox.remove(entry);
+    entry.end = link.said += entry.size;
+    this.#writing.push(entry);
+    return entry.text;
+  }
+
+  #written(link) {
+    const taken = link.said - link.socket.bufferedAmount;
+    while (this.#writing[0]?.end <= taken) this.#writing.shift().settle("written", null);
+  }
+
+  // Links
+
+  async #run() {
+    let tries = 0;
+    let delayMs = 0;
+    let cause = null;
+    while (!this.#isOver) {
+      const phase = this.#hadLink ? "reconnecting" : "connecting";
+      const attempt = tries + 1;
+      if (delayMs > 0) {
+        this.#show({ phase, attempt, retryAt: Date.now() + delayMs, cause });
+        this.#wait = pause(delayMs);
+        await this.#wait.over;
+        this.#wait = null;
+        if (this.#isOver) return;
+      }
+      this.#show({ phase, attempt, cause });
+      const end = await this.#dial();
+      if (this.#isOver) return;
+      if (end.fatal) {
+        this.#end("failed", end.cause, new RealtimeError(end.fatal, end.cause));
+        return;
+      }
+      cause = end.cause;
+      tries = end.lasted >= this.#options.minUptimeMs ? 1 : tries + 1;
+      const { firstMs, capMs } = this.#options;
+      const jitterMs = Math.random() * Math.min(capMs, firstMs * 2 ** (tries - 1));
+      delayMs = end.isAgain ? 0 : Math.max(advice(end.reason, end.bye), jitterMs);
+    }
+  }
+
+  #show(state) {
+    this.state = { attempt: 0, retryAt: null, cause: null, resumed: false, ...state };
+    for (const stream of this.#watchers) {
+      if (stream.length >= STATES) stream.drop();
+      stream.push(this.state);
+    }
+  }
+
+  /** Whether this dial offers a session, and the subprotocols. */
+  async #protocols() {
+    const { session, protocols, token } = this.#options;
+    const told = typeof token === "function" ? await token() : token;
+    const offers = session !== "off" && this.#offers && !this.#triesPlain;
+    const own = offers || (told && protocols.length === 0) ? [...protocols, PLAIN] : [...protocols];
+    if (offers) own.push(NUMBERED);
+    if (told) own.push(TOKEN + told);
+    return { offers, names: own };
+  }
+
+  /** One link, from the dial to its end: `{cause, reason, bye, lasted, isAgain, fatal}`. */
+  async #dial() {
+    const { openMs, session } = this.#options;
+    const link = { socket: null, up: 0, heard: now(), probed: 0, bye: null, said: 0, hello: null };
+    this.#dialled = link;
+    let names;
+    try {
+      ({ offers: link.offers, names } = await this.#protocols());
+      if (this.#isOver) return {};
+      link.socket = new this.#options.WebSocket(this.#url, names);
+    } catch (error) {
+      return { cause: error.message, lasted: 0, fatal: error.name === "SyntaxError" && "usage" };
+    }
+    return new Promise((resolve) => {
+      const { socket } = link;
+      let timer = setTimeout(() => link.lose(1000, "no handshake in time"), openMs);
+      let told = "";
+      const over = (end) => {
+        for (const name of ["onopen", "onmessage", "onclose"]) socket[name] = null;
+        socket.onerror = () => {};
+        clearTimeout(timer);
+        clearTimeout(link.timer);
+        const lasted = link.up ? now() - link.up : 0;
+        if (this.#link === link) this.#unlink(link);
+        resolve({ lasted, bye: link.bye, ...end });
+      };
+      link.lose = (code, cause, more = {}) => {
+        hangUp(socket, code);
+        over({ cause, ...more });
+      };
+      socket.onopen = () => {
+        clearTimeout(timer);
+        this.#triesPlain = false;
+        if (socket.protocol !== NUMBERED) {
+          if (session === "require") link.lose(1000, "the server has no sessions", { fatal: "no_session" });
+          else this.#up(link, false);
+          return;
+        }
+        timer = setTimeout(() => this.#unwelcome(link, "no welcome in time"), openMs / 2);
+        link.hello = this.#hello();
+        socket.send(Session.hello(link.hello, this.#session));
+      };
+      socket.onmessage = ({ data }) => {
+        link.heard = now();
+        link.probed = 0;
+        try {
+          if (link.up) this.#heard(link, data);
+          else {
+            this.#welcome(link, data);
+            clearTimeout(timer);
+          }
+        } catch (error) {
+          if (link.up || this.#wasWelcomed) this.#breach(link, error);
+          else this.#unwelcome(link, error.message);
+        }
+      };
+      socket.onerror = (event) => (told = event.message || told);
+      socket.onclose = ({ code, reason }) => {
+        const status = Number(/response: (\d{3})/.exec(told)?.[1] ?? 0);
+        over({ ...this.#judge(link, code, status, told), reason });
+      };
+    });
+  }
+
+  /** What the end of a link or a dial means. */
+  #judge(link, code, status, told) {
+    if (link.up || link.hello) {
+      const cause = `the link was closed (${code})`;
+      return { cause, fatal: FATAL[code] };
+    }
+    const cause = `the dial failed (${told || code})`;
+    // A page is not told why a handshake fails: perhaps since the server picks no subprotocol.
+    const isBlind = !told || /subprotocol|non-101/.test(told);
+    if (!link.offers || this.#wasWelcomed || !(isBlind || status === 400)) {
+      this.#triesPlain = false;
+      return { cause };
+    }
+    if (told) this.#offers = false;
+    this.#triesPlain = true;
+    return this.#options.session === "require" ? { cause } : { cause, isAgain: true };
+  }
+
+  /** The server picked a session and has none. */
+  #unwelcome(link, cause) {
+    if (!this.#wasWelcomed) this.#offers = false;
+    link.lose(1002, cause, { isAgain: !this.#wasWelcomed });
+  }
+
+  #breach(link, error) {
+    if (error.ends !== false) this.#loseSession();
+    link.lose(error.code ?? 1002, error.message);
+  }
+
+  #hello() {
+    const { windowMessages, windowBytes, outboxMessages, outboxBytes, messageBytes } = this.#options;
+    this.#since = [0, 0];
+    return {
+      window: [windowMessages, windowBytes],
+      held: this.#untaken,
+      replay: [outboxMessages, outboxBytes],
+      message_bytes: messageBytes,
+    };
+  }
+
+  #welcome(link, data) {
+    const welcome = Session.readWelcome(data, this.#session);
+    this.#wasWelcomed = true;
+    if (welcome[3]) this.#session.resume(welcome);
+    else {
+      this.#loseSession();
+      this.#session = new Session(link.hello, welcome, this, this.#since);
+    }
+    this.#up(link, welcome[3]);
+  }
+
+  #up(link, resumed) {
+    const isPlain = link.hello === null;
+    if (isPlain) {
+      this.#loseSession();
+      for (const request of [...this.#requests]) request.over(noSession());
+    }
+    if (this.#hadLink && !resumed) this.#mark({ kind: "reset", cause: this.state.cause });
+    this.#hadLink = true;
+    this.#link = link;
+    link.up = now();
+    this.#show({ phase: "connected", resumed });
+    this.#flushSoon();
+    this.#watch(link);
+  }
+
+  #heard(link, data) {
+    if (link.bye !== null) return;
+    if (link.hello) {
+      this.#session.feed(data);
+      this.#ackSoon();
+      this.#flushSoon();
+      return;
+    }
+    const message = typeof data === "string" ? decode(parse(data)) : null;
+    if (message) this.message(message, { session: null, number: 0, size: bytesOf(data) });
+    else this.unreadable();
+  }
+
+  /** A page cannot ping: in a session a void asks for an ack; a plain link is only listened to. */
+  #watch(link) {
+    const { beatMs, beatTimeoutMs, quietMs } = this.#options;
+    const quiet = now() - link.heard;
+    const isDead = link.hello ? link.probed && now() - link.probed >= beatTimeoutMs : quiet >= quietMs;
+    if (isDead) {
+      cut(link.socket);
+      link.lose(1000, `nothing was heard for ${Math.round(quiet)} ms`);
+      return;
+    }
+    if (link.hello && !link.probed && quiet >= beatMs && link.bye === null) {
+      link.probed = now();
+      this.#session.probe();
+      this.#flushSoon();
+    }
+    const next = link.hello ? (link.probed ? beatTimeoutMs : beatMs - quiet) : quietMs - quiet;
+    link.timer = setTimeout(() => this.#watch(link), Math.min(Math.max(next, POLL_MS), TIMER_MS));
+  }
+
+  /** A link that was up is gone. */
+  #unlink(link) {
+    this.#link = null;
+    this.#onlineMs += now() - link.up;
+    for (const entry of this.#writing.splice(0)) entry.settle("indeterminate", null);
+    for (const entry of [...this.#open]) if (entry.isFleeting) this.#takeBack(entry, "dropped", "offline");
+  }
+
+  #loseSession() {
+    const session = this.#session;
+    this.#session = null;
+    for (const entry of session?.unsettled.values() ?? []) entry.settle("indeterminate", null);
+    const outcome = { kind: "indeterminate", reason: null };
+    for (const request of [...(session?.requests.values() ?? [])]) request.over(undelivered(outcome));
+  }
+
+  /** The end of the connection. */
+  #end(phase, cause, error = null) {
+    if (this.#isOver) return;
+    this.#isOver = this.#isClosing = true;
+    const { socket, bye } = this.#dialled ?? {};
+    if (socket) {
+      const last = this.#link && this.#session?.batch(new Outbox(), true, "");
+      if (last && bye === null && socket.readyState === 1) socket.send(last);
+      hangUp(socket, 1000);
+    }
+    if (this.#link) this.#unlink(this.#link);
+    this.#loseSession();
+    for (const entry of this.#outbox.all()) this.#takeBack(entry, "withdrawn", null);
+    for (const request of [...this.#requests]) request.over(undelivered({ kind: "withdrawn", reason: null }));
+    for (const timer of [this.#ackTimer, this.#pollTimer, this.#dialled?.timer]) clearTimeout(timer);
+    this.#wait?.wake();
+    for (const stream of this.#streams) stream.finish(error);
+    this.#show({ phase, cause });
+    for (const stream of this.#watchers) stream.finish();
+    this.#finish(this.state);
+  }
+}
+
+/**
+ * Connect to `url` (`ws:` or `wss:`), and again whenever a link is lost. Returns at once.
+ *
+ * Options, beside the times and limits in `DEFAULTS`: `token` (a string, or a function that is
+ * asked before each dial), `protocols`, `session` ("offer", "require" or "off"), `WebSocket`
+ * (the class to use), `signal` (ends the connection at once).
+ */
+export function connect(url, options = {}) {
+  const known = { token: "", protocols: [], session: "offer", signal: undefined, ...DEFAULTS };
+  const all = { ...known, WebSocket: globalThis.WebSocket, ...options };
+  for (const [name, value] of Object.entries(all)) {
+    const isKnown = name === "WebSocket" || name in known;
+    const fits = !(name in DEFAULTS) || (typeof value === "number" && value > 0);
+    if (!isKnown || !fits) throw new RealtimeError("usage", `${name} cannot be ${value}`);
+  }
+  if (!["offer", "require", "off"].includes(all.session)) {
+    throw new RealtimeError("usage", `session cannot be ${all.session}`);
+  }
+  if (!all.WebSocket) throw new RealtimeError("usage", "there is no WebSocket here");
+  return new Connection(url, all);
+}

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,6 +55,38 @@ def ours() -> None:
 
     async def _serve(rooms: Any, limits: Any, *, task_status: Any) -> None:
         await trio_rt.serve(rooms, "127.0.0.1", 0, limits=limits, task_status=task_status)
+
+    trio.run(main)
+
+
+def chat(*, rooms: int = 0, messages: int = 0) -> None:
+    """trio_rt's chat, memory broker; `messages` are in each of `rooms` rooms at the start."""
+    import trio
+
+    import trio_rt
+    from trio_rt.chat import open_chat_service
+    from trio_rt.hub import Draft, HubLimits, LogLimits, MemoryBroker
+    from trio_rt.hub._words import event_body
+
+    keep = LogLimits(messages=200_000, total_bytes=1 << 30)
+
+    async def main() -> None:
+        broker = MemoryBroker(keep)
+        async with (
+            open_chat_service(broker, anonymous=True, limits=HubLimits(rate_per_s=1e6)) as service,
+            trio.open_nursery() as nursery,
+        ):
+            for number in range(rooms * messages):
+                payload = {"content": "-" * 100, "name": "Ada"}
+                body = event_body(f"{number}", "ada", "d", "text", payload, number)
+                draft = Draft(f"r{number % rooms}", f"{number}", body)
+                broker.append(draft, lambda result: None)
+            server = await nursery.start(_serve, service)
+            _started(server.port)
+            await trio.sleep_forever()
+
+    async def _serve(service: Any, *, task_status: Any) -> None:
+        await trio_rt.serve(service, "127.0.0.1", 0, accept=service.accept, task_status=task_status)
 
     trio.run(main)
 
@@ -169,6 +202,9 @@ def socketio() -> None:
 
 KINDS: Final[dict[str, Callable[[], None]]] = {
     "ours": ours,
+    "chat": chat,
+    "chat, 100,000 messages": partial(chat, rooms=1, messages=100_000),
+    "chat, 50 rooms": partial(chat, rooms=50, messages=1000),
     "bare": bare,
     "websockets": websockets,
     "socketio": socketio,

@@ -97,7 +97,8 @@ class Download(AsyncIterator[bytes]):
             await self.aclose()
             raise refusal
         self._again = self.received - start
-        return response.aiter_raw()
+        # Not `aiter_raw()`: left in the middle, the generators below it would stay open.
+        return aiter(response.stream)  # type: ignore[arg-type]
 
     def _start(self, response: httpx.Response) -> int | None:
         """Where in the file the answer begins; None if it is none of it."""
@@ -129,7 +130,7 @@ class Download(AsyncIterator[bytes]):
         """Read nothing more."""
         context, self._context = self._context, None
         pieces, self._pieces = self._pieces, None
-        if pieces is not None:
+        if hasattr(pieces, "aclose"):
             await pieces.aclose()
         if context is not None:
             await context.__aexit__(None, None, None)

@@ -180,7 +180,8 @@ class Holder:
         if self.log.me not in mine or len(mine) > 1:
             present = self.membership.members
             me = next((user for user in mine if user in present), "") or next(iter(mine), "")
-            self.log.me = self.typing.me = me
+            self.log.me = me
+            self.typing.know(me)
 
     # One's own messages
 

@@ -123,9 +123,8 @@ class RoomLog:
     ) -> ChatMessage | None:
         """A pending message is in another state. None if it is not pending, as after its echo.
 
-        Acked, it has its `offset` in the log of `epoch` ("": of the one that is followed). If
-        that was passed already, it is in its place now: its state is "echoed", and no
-        `Spoken` will come for it.
+        Acked, it has its `offset` in the log of `epoch`. If that was passed already, it is in
+        its place now: its state is "echoed", and no `Spoken` will come for it.
         """
         message = self._pending.moved(id, state, offset, at, failure, epoch)
         self._changed()

@@ -25,7 +25,7 @@ class Pending:
 
     def __init__(self) -> None:
         self._messages: dict[str, ChatMessage] = {}
-        # Of those that are acked: of which log the offset is, "" for the one that is followed.
+        # Of those that are acked: of which log the offset is.
         self._epochs: dict[str, str] = {}
         # The log that is gone, as far as is known.
         self._gone = ""
@@ -69,7 +69,7 @@ class Pending:
         """Those whose place in the log of `epoch` is at or before `until`, in its order."""
         if not self._epochs:
             return []
-        acked = [self._messages[id] for id, known in self._epochs.items() if known in ("", epoch)]
+        acked = [self._messages[id] for id, known in self._epochs.items() if known == epoch]
         found = [message for message in acked if 0 < message.offset <= until]
         return sorted(found, key=lambda message: message.offset)
 
@@ -77,7 +77,7 @@ class Pending:
         """The log of `epoch` is gone: what is acked in it has no place any more."""
         self._gone = epoch or self._gone
         for id, known in self._epochs.items():
-            if known in ("", epoch):
+            if known == epoch:
                 self._messages[id] = attrs.evolve(self._messages[id], offset=0)
 
     @property

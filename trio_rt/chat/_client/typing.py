@@ -42,20 +42,15 @@ class RoomTyping:
         self._timer: Final = Waker()
 
     @property
-    def me(self) -> str:
-        """One's own user."""
-        return self._typists.me
-
-    @me.setter
-    def me(self, me: str) -> None:
-        self._typists.me = me
-
-    @property
     def users(self) -> tuple[str, ...]:
         """Who is typing, one's own user left out."""
         return self._typists.users
 
     # What the hub tells
+
+    def know(self, me: str) -> None:
+        """Which user is this one."""
+        self._typists.me = me
 
     def heard(self, message: RoomMessage[Any]) -> None:
         """A message that passes."""

@@ -24,7 +24,7 @@ from typing import Final
 
 import urwid
 
-__all__ = ["fit_line", "fit_text", "shortened", "width_of", "wrapped"]
+__all__ = ["fit_line", "fit_text", "shortened", "typeable", "width_of", "wrapped"]
 
 #: Marks that one character may carry.
 MARKS: Final = 4
@@ -47,6 +47,12 @@ def fit_text(text: str) -> str:
 def fit_line(text: str) -> str:
     """The same as one line."""
     return " ".join(filter(None, map(str.strip, fit_text(text).split("\n"))))
+
+
+def typeable(text: str) -> str:
+    """What of a text may stand in the input line: all but controls, and what turns the direction."""
+    kept = (c for c in text if c == "\n" or not (c in _TURNING or unicodedata.category(c) == "Cc"))
+    return "".join(kept)
 
 
 def _fit(line: str) -> str:

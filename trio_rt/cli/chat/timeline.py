@@ -166,6 +166,11 @@ class Timeline:
             if not row.message.mine:
                 self.new_at = self.first + index
 
+    def mark_last(self) -> None:
+        """Show that the last message is new, and what comes behind it."""
+        if self.new_at is None:
+            self.new_at = self.first + len(self._rows) - 1
+
     # Within
 
     def _append(self, row: Row) -> None:

@@ -7,13 +7,17 @@ end does not move it then.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 from .lines import Line
 from .rows import Look
 from .timeline import Timeline
 
-__all__ = ["View"]
+__all__ = ["MOST", "View"]
+
+#: Rows below the view that are counted.
+MOST: Final = 1000
 
 
 class View:
@@ -40,25 +44,20 @@ class View:
 
     @property
     def below(self) -> int:
-        """Messages of others that came since the end was left, and are below the view."""
+        """Messages of others that came since the end was left, and are below: up to `MOST`."""
         if self.anchor is None:
             return 0
         since = max(self.left_at, self.anchor[0] + 1, self.timeline.first)
-        found = map(self.timeline.message_at, range(since, self.timeline.end))
+        found = map(self.timeline.message_at, range(since, min(self.timeline.end, since + MOST)))
         return sum(message is not None and not message.mine for message in found)
 
     def lines(self, look: Look, height: int) -> list[Line]:
         """What is shown: `height` lines, or fewer if there are no more."""
         self._clamp(look)
-        shown: list[Line] = []
-        for _, line in self._upwards(look, self._bottom_line(look)):
-            if len(shown) == height:
-                break
-            shown.append(line)
-        shown.reverse()
-        if len(shown) < height and self.anchor is not None:
-            self._hold(look, height, self._top_anchor(look, height))
-            return [] if self.anchor is not None and not shown else self._refilled(look, height)
+        shown = self._lines_up(look, height)
+        if len(shown) < height and self.anchor is not None:  # the window has grown
+            self._hold(look, self._top_anchor(look, height))
+            shown = self._lines_up(look, height)
         return shown
 
     def scroll(self, look: Look, height: int, count: int) -> bool:
@@ -69,7 +68,7 @@ class View:
             return False
         wanted = self._above(look, at, count) if count > 0 else self._under(look, at, -count)
         highest = self._top_anchor(look, height)
-        self._hold(look, height, max(wanted, highest))
+        self._hold(look, max(wanted, highest))
         return wanted > highest
 
     def to_end(self) -> None:
@@ -78,7 +77,8 @@ class View:
 
     def to_top(self, look: Look, height: int) -> None:
         """Show the first row."""
-        self._hold(look, height, self._top_anchor(look, height))
+        if self.timeline.end > self.timeline.first:
+            self._hold(look, self._top_anchor(look, height))
 
     # The message that commands are about
 
@@ -136,6 +136,10 @@ class View:
                 yield position, index
             position, number = position + 1, 0
 
+    def _lines_up(self, look: Look, height: int) -> list[Line]:
+        upwards = self._upwards(look, self._bottom_line(look))
+        return [line for _, line in islice(upwards, height)][::-1]
+
     def _above(self, look: Look, at: tuple[int, int], count: int) -> tuple[int, int]:
         """`count` lines above, or the first of all."""
         for found, _ in self._upwards(look, at):
@@ -158,7 +162,7 @@ class View:
         """The last line that is shown when the first is."""
         return self._under(look, (self.timeline.first, 0), height - 1)
 
-    def _hold(self, look: Look, height: int, at: tuple[int, int]) -> None:
+    def _hold(self, look: Look, at: tuple[int, int]) -> None:
         """Show lines up to this one; follow, if it is the last."""
         last = self.timeline.end - 1
         if at >= (last, len(self._rows_lines(look, last)) - 1):
@@ -170,18 +174,13 @@ class View:
 
     def _show(self, look: Look, height: int, position: int) -> None:
         """Bring a row into the view, if it is not there."""
-        shown: set[int] = set()
         at = self._bottom_line(look)
-        for count, (found, _) in enumerate(self._upwards(look, at)):
-            if count == height:
-                break
-            shown.add(found[0])
+        shown = {found[0] for found, _ in islice(self._upwards(look, at), height)}
         whole = len(self._rows_lines(look, position)) - 1
         if at is not None and position >= at[0]:
-            self._hold(look, height, max((position, whole), self._top_anchor(look, height)))
+            self._hold(look, max((position, whole), self._top_anchor(look, height)))
         elif position not in shown or position == min(shown):
-            wanted = self._under(look, (position, 0), height - 1)
-            self._hold(look, height, wanted)
+            self._hold(look, self._under(look, (position, 0), height - 1))
 
     def _clamp(self, look: Look) -> None:
         """Rows may be gone, or have become shorter."""
@@ -194,7 +193,3 @@ class View:
             self.anchor = None if position >= self.timeline.end else (self.timeline.first, 0)
             return
         self.anchor = position, min(number, len(self._rows_lines(look, position)) - 1)
-
-    def _refilled(self, look: Look, height: int) -> list[Line]:
-        lines = [line for _, line in self._upwards(look, self._bottom_line(look))]
-        return lines[:height][::-1]

@@ -1,0 +1,58 @@
+"""The palette: names of colours, and what a terminal of 16 or 256 colours, or of none, shows."""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+from .rows import NAME_COLOURS
+
+__all__ = ["PALETTE"]
+
+#: A name; for 16 colours text and ground; without colours; for 256 text and ground.
+Entry: TypeAlias = tuple[str, str, str, str, str, str]
+
+_NAMES: Final = (
+    ("light blue", "#68d"),
+    ("light green", "#6a6"),
+    ("brown", "#c83"),
+    ("light magenta", "#b6d"),
+    ("light cyan", "#4aa"),
+    ("light red", "#d66"),
+    ("dark green", "#8a4"),
+    ("dark cyan", "#5ad"),
+)
+
+_BAR: Final = "g19"
+
+PALETTE: Final[tuple[Entry, ...]] = (
+    ("time", "dark gray", "default", "", "g46", "default"),
+    ("rule", "dark gray", "default", "", "g46", "default"),
+    ("new", "light red", "default", "bold", "#f66", "default"),
+    ("note", "dark gray", "default", "", "g54", "default"),
+    ("error", "light red", "default", "bold", "#f66", "default"),
+    ("quote", "dark gray", "default", "", "g54", "default"),
+    ("gone", "dark gray", "default", "", "g46", "default"),
+    ("pending", "dark gray", "default", "", "g46", "default"),
+    ("state", "dark gray", "default", "", "g46", "default"),
+    ("link", "light cyan", "default", "underline", "#5ad", "default"),
+    ("action", "light magenta", "default", "", "#b8d", "default"),
+    ("reaction", "brown", "default", "", "#ca6", "default"),
+    ("reacted", "yellow", "default", "bold", "#fd6,bold", "default"),
+    ("selected", "black", "light gray", "standout", "g93", "#246"),
+    ("typing", "dark gray", "default", "", "g54", "default"),
+    ("below", "black", "brown", "standout", "g7", "#ca6"),
+    ("hint", "dark gray", "default", "", "g54", "default"),
+    ("prompt", "light blue", "default", "bold", "#68d,bold", "default"),
+    ("side", "dark gray", "default", "", "g27", "default"),
+    ("away", "dark gray", "default", "", "g46", "default"),
+    ("bar", "light gray", "black", "standout", "g70", _BAR),
+    ("bar.on", "white", "dark blue", "bold", "g100,bold", "#246"),
+    ("bar.news", "yellow", "black", "standout,bold", "#fd6,bold", _BAR),
+    ("bar.good", "light green", "black", "standout", "#6d6", _BAR),
+    ("bar.busy", "yellow", "black", "standout", "#fd6", _BAR),
+    ("bar.bad", "light red", "black", "standout,bold", "#f66,bold", _BAR),
+    *(
+        (f"name{number}", few, "default", "bold", f"{many},bold", "default")
+        for number, (few, many) in enumerate(_NAMES[:NAME_COLOURS])
+    ),
+)

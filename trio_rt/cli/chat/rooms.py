@@ -1,0 +1,175 @@
+"""The tasks of the rooms that are open, one for each, and what happens there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from ...chat import Chat, ChatRoom, Said, Spoken
+from ...errors import OptionError, Refused, UsageError
+from .desk import Desk
+from .tab import Tab
+from .text import fit_line
+
+__all__ = ["Rooms", "reason"]
+
+#: Entries of the log that a room begins with, and that are fetched at a time.
+HISTORY: Final = 100
+#: Seconds between two words about what was read.
+MARK_S: Final = 0.5
+
+
+def reason(refusal: Refused) -> str:
+    """Why something was refused, for people."""
+    return fit_line(refusal.text or refusal.code)
+
+
+class Rooms:
+    """Of one chat; they run in `nursery`. `changed` is called when there is something to draw."""
+
+    def __init__(
+        self, chat: Chat, desk: Desk, nursery: trio.Nursery, changed: Callable[[], None]
+    ) -> None:
+        self._chat: Final = chat
+        self._desk: Final = desk
+        self._nursery: Final = nursery
+        self._changed: Final = changed
+        # Those whose rooms are held, or left: none is left over at the end.
+        self._open = 0
+        self._closed: Final = trio.Event()
+        self._unsaid = 0
+
+    def join(self, name: str) -> None:
+        """Go into a room, or to it. Raises `OptionError` for what is no name."""
+        tab = self._desk.find(name)
+        if tab is not None and tab.over:
+            self._desk.remove(tab)
+            tab = None
+        if tab is None:
+            self._chat.room(name)  # it checks the name
+            tab = self._desk.add(name)
+            self._open += 1
+            self._nursery.start_soon(self._hold, tab)
+        self._desk.show(self._desk.tabs.index(tab))
+
+    def leave(self, tab: Tab) -> None:
+        """Show it no more; what is queued there is said first, if there is a link."""
+        tab.leave.set()
+        self._desk.remove(tab)
+
+    async def close(self) -> int:
+        """Leave all rooms: how many messages were not said. Cancelled, they are still being left."""
+        for tab in self._desk.tabs:
+            tab.leave.set()
+        if self._open:
+            await self._closed.wait()
+        return self._unsaid
+
+    def older(self, tab: Tab) -> None:
+        """Fetch older messages, unless that is done already, or there are none."""
+        timeline = tab.timeline
+        if tab.room is None or tab.loading or timeline.complete or not timeline.has_room:
+            return
+        if timeline.first_offset:
+            tab.loading = True
+            self._nursery.start_soon(self._fetch, tab, tab.room)
+
+    # One room
+
+    async def _hold(self, tab: Tab) -> None:
+        try:
+            async with self._chat.room(tab.name, HISTORY) as room:
+                tab.enter(room)
+                self._changed()
+                await self._attend(tab, room)
+        except Refused as refusal:
+            tab.end(f"You cannot be in {fit_line(tab.name)}: {reason(refusal)}")
+        except trio.ClosedResourceError:
+            pass  # the connection is over: that is said where it is known why
+        finally:
+            self._open -= 1
+            self._unsaid += tab.queued
+            if not self._open:
+                self._closed.set()
+            self._changed()
+
+    async def _attend(self, tab: Tab, room: ChatRoom) -> None:
+        """Until the room is left. Raises `Refused` if the service removes this user."""
+        refusal: Refused | None = None
+        async with trio.open_nursery() as nursery:
+
+            async def listen() -> None:
+                nonlocal refusal
+                try:
+                    await self._listen(tab, room)
+                except Refused as caught:
+                    refusal = caught
+                tab.leave.set()
+
+            nursery.start_soon(listen)
+            nursery.start_soon(self._speak, tab, room, nursery)
+            nursery.start_soon(self._mark, tab, room)
+            await tab.leave.wait()
+            nursery.cancel_scope.cancel()
+        if refusal is not None:
+            raise refusal
+
+    async def _listen(self, tab: Tab, room: ChatRoom) -> None:
+        with room.events() as events:
+            tab.timeline.merge(each for each in room.messages if each.state == "echoed")
+            async for event in events:
+                tab.take(event)
+                if isinstance(event, Spoken) and not event.message.mine:
+                    if not self._desk.is_seen(tab):
+                        tab.timeline.mark_last()
+                self._changed()
+
+    async def _speak(self, tab: Tab, room: ChatRoom, nursery: trio.Nursery) -> None:
+        while True:
+            while tab.speeches:
+                speech = tab.speeches[0]
+                shown = speech.shown
+                try:
+                    said = await room.say(
+                        shown.content,
+                        kind=shown.kind,
+                        metadata=shown.metadata,
+                        reply_to=speech.reply_to,
+                    )
+                except UsageError as error:
+                    tab.timeline.note(f"Not sent: {error.field} {error.rule}", "error")
+                else:
+                    nursery.start_soon(self._follow, tab, said)
+                tab.speeches.popleft()
+                self._changed()
+            await tab.speaking.wait()
+
+    async def _follow(self, tab: Tab, said: Said) -> None:
+        async for state in said.states():
+            if state == "failed":
+                tab.failed[said.id] = said
+            self._changed()
+
+    async def _mark(self, tab: Tab, room: ChatRoom) -> None:
+        while True:
+            await tab.marking.wait()
+            try:
+                await room.mark_read(tab.seen)
+            except (Refused, OptionError, trio.ClosedResourceError):
+                pass  # it is told again with the next one
+            await trio.sleep(MARK_S)
+
+    async def _fetch(self, tab: Tab, room: ChatRoom) -> None:
+        try:
+            page = await room.history(tab.timeline.first_offset, HISTORY)
+            tab.timeline.complete = not page
+            tab.timeline.prepend(page)
+        except Refused as refusal:
+            tab.timeline.note(f"Older messages cannot be had: {reason(refusal)}", "error")
+        except (OptionError, trio.ClosedResourceError):
+            pass
+        finally:
+            tab.loading = False
+            self._changed()

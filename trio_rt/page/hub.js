@@ -1,0 +1,97 @@
+// A connection to the hub, and the rooms on it.
+
+import { connect } from "./trio-rt.js";
+import { Room } from "./room.js";
+
+const now = () => performance.now();
+
+export class Hub {
+  /** `changed(what, room)` is told after each change; "status" is that of the connection. */
+  constructor(url, { name, token, changed }) {
+    Object.assign(this, { name, changed, rooms: new Map(), state: { phase: "connecting" } });
+    this.conn = connect(url, token ? { token } : {});
+    this.watch();
+    this.listen(null, "hub.done", "hub.refused");
+    this.timer = setInterval(() => this.tick(), 1000);
+  }
+
+  get isUp() {
+    return this.state.phase === "connected";
+  }
+
+  /** How many own messages are not stored yet. */
+  get queued() {
+    return [...this.rooms.values()].reduce((sum, room) => sum + room.waiting, 0);
+  }
+
+  /** A member of this room, from when there is a link; nothing is undone by doing it twice. */
+  join(name) {
+    if (this.rooms.has(name)) return this.rooms.get(name);
+    const room = new Room(name, {
+      ask: (type, payload) => this.send(type, payload),
+      changed: (what) => this.changed(what, room),
+      newId: () => crypto.getRandomValues(new Uint8Array(16)).reduce((id, n) => id + n.toString(36), ""),
+    });
+    this.rooms.set(name, room);
+    this.listen(room, `room:${name}`);
+    if (this.isUp) room.up(now());
+    return room;
+  }
+
+  leave(name) {
+    const room = this.rooms.get(name);
+    this.rooms.delete(name);
+    room.stream.return();
+    if (this.isUp && room.joined) this.send("hub.leave", { room: name });
+  }
+
+  setName(name) {
+    this.name = name;
+    if (name && this.isUp) this.profile = this.send("chat.profile", { name });
+  }
+
+  close() {
+    clearInterval(this.timer);
+    this.conn.close(0);
+  }
+
+  /** The id of what is sent, or "" where it cannot be. */
+  send(type, payload) {
+    try {
+      const { id, outcome } = this.conn.send(type, payload);
+      outcome.catch?.(() => {});
+      return id;
+    } catch {
+      return "";
+    }
+  }
+
+  async watch() {
+    for await (const state of this.conn.states()) {
+      this.state = state;
+      if (this.isUp && !state.resumed) this.setName(this.name);
+      for (const room of this.rooms.values()) this.isUp ? room.up(now()) : room.down();
+      this.changed("status");
+    }
+  }
+
+  async listen(room, ...types) {
+    const stream = this.conn.subscribe(...types);
+    if (room) room.stream = stream;
+    for await (const { kind, payload } of stream) {
+      if (kind !== "message") room?.lost(now());
+      else if (room) room.take(payload, now());
+      else this.answered(payload);
+    }
+  }
+
+  answered(event) {
+    if (event?.re === this.profile && event?.kind === "refused") this.changed("unnamed", event.text);
+    for (const room of this.rooms.values()) if (room.answers.has(event?.re)) room.take(event, now());
+  }
+
+  tick() {
+    for (const room of this.rooms.values()) room.tick(now());
+    this.changed("status");
+  }
+}
