@@ -14,6 +14,7 @@ Prints:
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from functools import partial
 
 import trio
@@ -40,25 +41,28 @@ def credentials(user: str) -> trio_rt.Credentials:
 
 async def grace(url: str, *, task_status: trio.TaskStatus[None]) -> None:
     """Print what ada does, and answer."""
-    async with open_chat(url, credentials=credentials("grace")) as chat:
-        async with chat.room("lobby") as room:
-            with room.events() as events:
-                task_status.started()
-                async for event in events:
-                    match event:
-                        case TypingChanged(users=users) if users:
-                            print(", ".join(user.name for user in users), "is typing")
-                        case Spoken(message=message):
-                            print(f"{message.user.name}: {message.content}")
-                        case Edited(content=content, by=user):
-                            print(f"{user.name}: {content} (edited)")
-                            await room.say("I am")
-                        case Reacted(reaction=reaction, by=user, message=message) if message:
-                            print(f'{user.name} reacts to "{message.content}" with {reaction}')
-                            return
+    async with (
+        open_chat(url, credentials=credentials("grace")) as chat,
+        chat.room("lobby") as room,
+    ):
+        with room.events() as events:
+            task_status.started()
+            async for event in events:
+                match event:
+                    case TypingChanged(users=users) if users:
+                        print(", ".join(user.name for user in users), "is typing")
+                    case Spoken(message=message):
+                        print(f"{message.user.name}: {message.content}")
+                    case Edited(content=content, by=user):
+                        print(f"{user.name}: {content} (edited)")
+                        await room.say("I am")
+                    case Reacted(reaction=reaction, by=user, message=message) if message:
+                        print(f'{user.name} reacts to "{message.content}" with {reaction}')
+                        return
 
 
-async def ada(room: ChatRoom) -> None:
+async def ada(room: ChatRoom) -> Sequence[str]:
+    """Say something, mend it, and wait for an answer: what became of the message."""
     with room.typing():
         await trio.sleep(0.1)
     said = await room.say("anybody heer?")
@@ -69,22 +73,26 @@ async def ada(room: ChatRoom) -> None:
             if isinstance(event, Spoken):
                 await room.react(event.message, "👍")
                 break
-    print("said:", *states)
+    return states
 
 
 async def main() -> None:
     async with open_chat_service(secret=SECRET) as service, trio.open_nursery() as nursery:
         serve = partial(trio_rt.serve, service, "127.0.0.1", 0, accept=service.accept)
         server: trio_rt.Server = await nursery.start(serve)
-        async with open_chat(server.url, credentials=credentials("ada")) as chat:
-            async with chat.room("lobby") as room:
+        async with (
+            open_chat(server.url, credentials=credentials("ada")) as chat,
+            chat.room("lobby") as room,
+        ):
+            async with trio.open_nursery() as talking:
                 with room.events() as events:
-                    await nursery.start(grace, server.url)
+                    await talking.start(grace, server.url)
                     async for event in events:
                         if isinstance(event, UserJoined):
                             print(event.user.name, "is there")
                             break
-                await ada(room)
+                states = await ada(room)
+            print("said:", *states)
         await server.drain(over_s=0)
 
 

@@ -26,13 +26,15 @@ def credentials(user: str) -> trio_rt.Credentials:
 
 async def bot(url: str, *, task_status: trio.TaskStatus[None]) -> None:
     """Answer for ever. What it says is said once, whatever happens to its links."""
-    async with open_chat(url, credentials=credentials("clock")) as chat:
-        async with chat.room("lobby", history=0) as room:
-            with room.events() as events:
-                task_status.started()
-                async for event in events:
-                    if isinstance(event, Spoken) and event.message.content.startswith("@clock "):
-                        await room.say("it is noon", reply_to=event.message)
+    async with (
+        open_chat(url, credentials=credentials("clock")) as chat,
+        chat.room("lobby", history=0) as room,
+    ):
+        with room.events() as events:
+            task_status.started()
+            async for event in events:
+                if isinstance(event, Spoken) and event.message.content.startswith("@clock "):
+                    await room.say("it is noon", reply_to=event.message)
 
 
 async def ask(room: ChatRoom) -> None:
@@ -54,9 +56,11 @@ async def main() -> None:
         serve = partial(trio_rt.serve, service, "127.0.0.1", 0, accept=service.accept)
         server: trio_rt.Server = await nursery.start(serve)
         await nursery.start(bot, server.url)
-        async with open_chat(server.url, credentials=credentials("ada")) as chat:
-            async with chat.room("lobby") as room:
-                await ask(room)
+        async with (
+            open_chat(server.url, credentials=credentials("ada")) as chat,
+            chat.room("lobby") as room,
+        ):
+            await ask(room)
         await server.drain(over_s=0)
         nursery.cancel_scope.cancel()
 

@@ -33,12 +33,15 @@ async def carry(source: ChatRoom, target: ChatRoom) -> None:
 
 
 async def bridge(url: str, *, task_status: trio.TaskStatus[None]) -> None:
-    async with open_chat(url, credentials=credentials("bridge")) as chat:
-        async with chat.room("garden") as garden, chat.room("office") as office:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(carry, garden, office)
-                nursery.start_soon(carry, office, garden)
-                task_status.started()
+    async with (
+        open_chat(url, credentials=credentials("bridge")) as chat,
+        chat.room("garden", history=0) as garden,
+        chat.room("office", history=0) as office,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(carry, garden, office)
+        nursery.start_soon(carry, office, garden)
+        task_status.started()
 
 
 async def hear(room: ChatRoom) -> None:

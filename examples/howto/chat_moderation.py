@@ -18,7 +18,15 @@ import trio
 
 import trio_rt
 from trio_rt import Refused
-from trio_rt.chat import Chat, ChatRoom, Spoken, open_chat, open_chat_service, sign_token
+from trio_rt.chat import (
+    Chat,
+    ChatRoom,
+    Deleted,
+    Spoken,
+    open_chat,
+    open_chat_service,
+    sign_token,
+)
 
 SECRET = secrets.token_bytes(32)
 
@@ -27,17 +35,18 @@ def credentials(user: str) -> trio_rt.Credentials:
     return trio_rt.Credentials(token=sign_token(SECRET, user, for_s=600))
 
 
-async def mallory(chat: Chat, may_go_on: trio.Event) -> None:
+async def mallory(chat: Chat, muted: trio.Event, tried: trio.Event) -> None:
     try:
         async with chat.room("lobby") as room:
             with room.events() as events:
                 await room.say("buy my pills")
-                await may_go_on.wait()
+                await muted.wait()
                 said = await room.say("really, buy them")
                 try:
                     await said.wait_acked()
                 except Refused as refusal:
                     print("mallory may not speak:", refusal.code)
+                tried.set()
                 async for _ in events:
                     pass
     except Refused as refusal:
@@ -49,18 +58,21 @@ async def mallory(chat: Chat, may_go_on: trio.Event) -> None:
         print("mallory may not come back:", refusal.code)
 
 
-async def moderate(room: ChatRoom, may_go_on: trio.Event) -> None:
+async def moderate(room: ChatRoom, muted: trio.Event, tried: trio.Event) -> None:
     """What an owner does. The service decides who may."""
     with room.events() as events:
         async for event in events:
-            if isinstance(event, Spoken):
-                break
-    print(f"{event.message.user.name}: {event.message.content}")
-    await room.delete(event.message)
-    assert room.messages[0].deleted
-    print(f"{event.message.user.name}: (deleted)")
+            match event:
+                case Spoken(message=message):
+                    print(f"{message.user.name}: {message.content}")
+                    await room.delete(message)
+                case Deleted(message=message) if message:
+                    print(f"{message.user.name}: (deleted)")
+                    break
     await room.moderate("mute", "mallory", for_s=600)
-    may_go_on.set()
+    muted.set()
+    await tried.wait()
+    await room.moderate("ban", "mallory")
 
 
 async def main() -> None:
@@ -70,17 +82,15 @@ async def main() -> None:
     ):
         serve = partial(trio_rt.serve, service, "127.0.0.1", 0, accept=service.accept)
         server: trio_rt.Server = await nursery.start(serve)
-        may_go_on = trio.Event()
+        muted, tried = trio.Event(), trio.Event()
         async with (
             open_chat(server.url, credentials=credentials("ada")) as ada,
             open_chat(server.url, credentials=credentials("mallory")) as chat,
             ada.room("lobby") as room,
             trio.open_nursery() as both,
         ):
-            both.start_soon(mallory, chat, may_go_on)
-            await moderate(room, may_go_on)
-            await trio.sleep(0.5)
-            await room.moderate("ban", "mallory")
+            both.start_soon(mallory, chat, muted, tried)
+            await moderate(room, muted, tried)
         await server.drain(over_s=0)
 
 

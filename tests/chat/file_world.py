@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import attrs
 import httpcore
 import httpx
 import trio
@@ -20,6 +21,7 @@ from trio_rt.chat._service.files import FileStore
 from trio_rt.http import Client, open_client
 from trio_rt.http._pool import _pool_class
 from trio_rt.hub import Site
+from trio_rt.hub._server.files import Found
 from trio_rt.options import Reconnect
 from trio_rt.testing import LinkProfile, VirtualNetwork
 from trio_rt.testing._stream import VirtualStream
@@ -34,6 +36,7 @@ __all__ = [
     "by_token",
     "serving",
     "stored_files",
+    "virtual_pool",
     "virtual_world",
 ]
 
@@ -88,6 +91,14 @@ def stored_files(directory: Path) -> dict[str, bytes]:
 
 class InlineStore(FileStore):
     """A store on a virtual clock, which stands still while the disk is at work."""
+
+    async def find(self, sha256: str) -> tuple[Found, str | None] | None:
+        """With the content, which is else read in threads."""
+        held = await super().find(sha256)
+        if held is None or held[0].open is None:
+            return held
+        with held[0].open() as file:
+            return attrs.evolve(held[0], content=file.read()), held[1]
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         await trio.lowlevel.checkpoint()
@@ -153,6 +164,12 @@ class _Network(httpcore.AsyncNetworkBackend):
         await trio.sleep(seconds)
 
 
+def virtual_pool(network: VirtualNetwork) -> Any:
+    """For `open_client()`: its connections are of this network."""
+    core = httpcore.AsyncConnectionPool(max_connections=None, network_backend=_Network(network))
+    return _pool_class(httpx)(core)
+
+
 @asynccontextmanager
 async def virtual_world(
     store: FileStore, *, latency_s: float = 0.02, **limits: Any
@@ -160,7 +177,6 @@ async def virtual_world(
     """The store on the host `server` of a virtual network, and a client of it."""
     network = VirtualNetwork(1, profile=LinkProfile(latency_s=latency_s))
     site = Site(routes=file_routes(store, by_token))
-    core = httpcore.AsyncConnectionPool(max_connections=None, network_backend=_Network(network))
     async with trio.open_nursery() as nursery:
         start = partial(
             trio_rt.serve_listeners,
@@ -171,7 +187,7 @@ async def virtual_world(
             limits=ServerLimits(**limits),
         )
         await nursery.start(start)
-        pool = _pool_class(httpx)(core)
+        pool = virtual_pool(network)
         async with open_client("http://server", pool=pool, cache=False, retry=False) as client:
             yield network, client
         nursery.cancel_scope.cancel()

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 import trio_rt
 from trio_rt import HttpRequest, HttpResponse, OptionError, PayloadError, RawPeer
 from trio_rt.chat import FileCorrupted, FileRefused, Progress, StoredFile, download, open_upload
+from trio_rt.chat._client.files import _is_cancellation
 from trio_rt.chat._client.pieces import Pace, Pieces
 from trio_rt.chat._client.sources import guessed_type, open_source
 from trio_rt.chat._client.transfers import sha256_in
@@ -39,6 +41,7 @@ from .file_world import (
     InlineStore,
     serving,
     stored_files,
+    virtual_pool,
     virtual_world,
 )
 
@@ -523,6 +526,31 @@ def test_a_link_that_is_dead_silent(tmp_path: Path) -> None:
     run(story, seed=1)
 
 
+def test_a_download_on_a_link_that_is_dead_silent(tmp_path: Path) -> None:
+    """Stalled before or in the midst of it: it goes on over another link, half a minute later."""
+    content = os.urandom(300_000)
+    path = put(tmp_path, content)
+
+    async def story() -> None:
+        async with virtual_world(InlineStore(tmp_path), latency_s=0.1) as (network, client):
+            for wait_s in (0.15, 0.25, 0.35, 0.45):
+                began = trio.current_time()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(stall_after, network, wait_s)
+                    async with download(client, path, reconnect=QUICK) as file:
+                        assert await file.read() == content
+                assert 30 < trio.current_time() - began < 40
+                network.cut()
+                await trio.sleep(1)
+
+    async def stall_after(network: VirtualNetwork, seconds: float) -> None:
+        await trio.sleep(seconds)
+        network.stall()
+        await network.wait_connection()
+
+    run(story, seed=1)
+
+
 def test_a_service_that_forgets(tmp_path: Path) -> None:
     """What can be read again begins anew; what cannot is refused with the service's word."""
     content = os.urandom(300_000)
@@ -642,6 +670,52 @@ async def test_false_words_about_an_upload(headers: dict[str, str], error: type[
     assert asked == ["POST"]
 
 
+def test_a_service_that_is_busy() -> None:
+    """Its advice is heeded: it is not asked again before."""
+    asked: list[float] = []
+
+    async def answer(request: HttpRequest) -> HttpResponse:
+        asked.append(trio.current_time())
+        await request.read()
+        if len(asked) < 3:
+            return HttpResponse(503, {"Retry-After": " 20"}, b"later")
+        place = {"Content-Location": f"/f/{sha256(b'abc')}", "Upload-Metadata": "filename !,x"}
+        return HttpResponse(201, {**THERE, **place})
+
+    async def nobody(peer: RawPeer) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def story() -> None:
+        network = VirtualNetwork(1)
+        async with trio.open_nursery() as nursery:
+            start = partial(
+                trio_rt.serve_listeners, nobody, [network.listen("server", 80)], codec="raw"
+            )
+            await nursery.start(partial(start, http=answer))
+            pool = virtual_pool(network)
+            async with (
+                open_client(pool=pool, cache=False, retry=False) as client,
+                open_upload(client, b"abc", name="x", endpoint="http://server/up") as upload,
+            ):
+                stored = await upload.file()
+            nursery.cancel_scope.cancel()
+        assert (stored.path, stored.name) == (f"/f/{sha256(b'abc')}", "x")
+        assert all(20 <= later - sooner < 60 for sooner, later in pairwise(asked))
+
+    run(story, seed=1)
+
+
+async def test_an_endpoint_that_is_a_whole_url(tmp_path: Path) -> None:
+    """The upload goes on at the server that it was begun at."""
+    content = os.urandom(200_000)
+    async with chat_server(FileStore(tmp_path)) as url, open_client() as client:
+        options: Any = {"token": "ann", "endpoint": f"{url}/files"}
+        async with open_upload(client, content, **options) as upload:
+            stored = await upload.file()
+        async with download(client, url + stored.path) as file:
+            assert await file.read() == content
+
+
 async def test_a_service_that_takes_nothing() -> None:
     """It is tried again, and not for ever."""
     asked = []
@@ -680,6 +754,30 @@ async def test_false_content(headers: dict[str, str], body: bytes, size: int | N
     async with false_service(answer) as url, download(url, path, size=size) as file:
         with pytest.raises(FileCorrupted):
             await file.read()
+
+
+async def test_a_file_that_ends_early() -> None:
+    """It is asked for again, from there; and not for ever."""
+
+    async def some() -> AsyncIterator[bytes]:  # noqa: ASYNC900, ASYNC911
+        await trio.lowlevel.checkpoint()
+        yield b"a"
+
+    asked = []
+
+    async def answer(request: HttpRequest) -> HttpResponse:
+        await trio.lowlevel.checkpoint()
+        asked.append(request.headers.get("Range"))
+        return HttpResponse(200, {}, some())
+
+    path, few = f"/files/{sha256(b'abc')}/x", Reconnect(first_s=0.01, cap_s=0.01, max_attempts=3)
+    async with (
+        false_service(answer) as url,
+        download(url, path, size=3, reconnect=few) as file,
+    ):
+        with pytest.raises(AttemptsExhausted, match="ends after 1 bytes"):
+            await file.read()
+    assert asked == [None, "bytes=1-", "bytes=1-"]
 
 
 async def test_an_endless_file() -> None:
@@ -797,11 +895,48 @@ def test_errors_of_the_block_are_in_no_group(tmp_path: Path) -> None:
             with pytest.raises(PayloadError):
                 async with open_upload(client, odd(), token="ann") as upload:
                     await upload.file()
-            with pytest.raises(FileNotFoundError):
-                async with open_upload(client, tmp_path / "absent"):
-                    pass
 
     run(story, seed=1)
+
+
+async def test_a_path_that_is_not_there(tmp_path: Path) -> None:
+    """It is the system's error, before anything is sent."""
+    for path in (tmp_path / "absent", tmp_path):
+        with pytest.raises(OSError, match=str(path)):
+            async with open_upload("http://127.0.0.1:9", path):
+                pass
+
+
+def test_a_cancellation_from_around_is_one(tmp_path: Path) -> None:
+    """It is caught by its own scope, and does not hide what the block raises."""
+
+    async def story() -> None:
+        async with virtual_world(InlineStore(tmp_path)) as (_, client):
+            with trio.CancelScope() as scope:
+                async with open_upload(client, bytes(900_000), token="ann") as upload:
+                    scope.cancel()
+                    await upload.file()
+            assert scope.cancelled_caught
+            with trio.CancelScope() as scope:
+                async with open_upload(client, bytes(900_000), token="ann"):
+                    scope.cancel()
+            assert scope.cancelled_caught
+            with trio.CancelScope() as scope, pytest.raises(KeyError):
+                async with open_upload(client, bytes(900_000), token="ann"):
+                    raise await cancelled(scope)
+
+    async def cancelled(scope: trio.CancelScope) -> Exception:
+        await trio.lowlevel.checkpoint()
+        scope.cancel()
+        return KeyError()
+
+    run(story, seed=1)
+
+
+def test_what_is_a_cancellation() -> None:
+    """Nothing beside it."""
+    assert not _is_cancellation(KeyError())
+    assert not _is_cancellation(ExceptionGroup("", [KeyError()]))
 
 
 def test_cancelled_downloads(tmp_path: Path) -> None:

@@ -649,8 +649,9 @@ def talk(url: str, told: list[dict[str, Any]]) -> None:
     """A client of the synchronous library, until the other one has said goodbye."""
     with websockets.sync.client.connect(url, open_timeout=10) as client:
         say = {"userId": "anna", "username": "Anna", "timestamp": 1, "type": "text"}
-        client.send(envelope("heartbeat", None, "0"))
         client.send(envelope("join_room", {"roomId": "lobby"}, "1"))
+        told.append(json.loads(client.recv(timeout=10)))
+        client.send(envelope("heartbeat", None, "0"))
         client.send(envelope("typing_indicator", types(userId="anna"), "2"))
         client.send(envelope("chat_message", said("hello", **say, metadata=None), "3"))
         client.send(envelope("chat_message", said("forged", **{**say, "userId": "bob"}), "4"))

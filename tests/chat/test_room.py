@@ -464,6 +464,27 @@ async def test_marks_begin_anew_with_the_log() -> None:
         assert ann.marks == {"ann": 1}
 
 
+@carriers
+@clocked
+async def test_marks_of_a_log_that_one_came_late_to(carrier: Carrier) -> None:
+    """What others had read of the new log before one was there is known."""
+    async with open_chat_world(carrier) as world, enter(world, "ann") as ann:
+        await (await ann.say("old")).wait_acked()
+        world.network.stall("ann")
+        await restart(world)
+        async with enter(world, "bob") as bob:
+            for _ in range(3):
+                await (await bob.say("new")).wait_acked()
+            await trio.sleep(1)
+            await bob.mark_read()
+            world.network.resume("ann")
+            await trio.sleep(30)
+            assert contents(ann) == ["new"] * 3
+            assert ann.marks == {"bob": 3}
+            assert ann.unread == 3
+            assert ann.members.keys() == {"ann", "bob"}
+
+
 @clocked
 async def test_nothing_to_mark() -> None:
     """An empty room is read already."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -167,7 +168,7 @@ def test_pages_backwards_are_amended_by_later_ones() -> None:
     """The last edit by the log's order counts, whichever was known first."""
     log = room_log(item(30))
     log.page(page(edit(21, 3, "last"), delete(22, 4), react(23, 3, on=False)))
-    log.page(page(edit(11, 3, "first"), edit(12, 4), react(13, 3), react(14, 3, user="bob")))
+    log.page(page(edit(12, 4), react(13, 3), react(14, 3, user="bob"), edit(20, 3, "first")))
     first, second = log.page(page(item(3), item(4)))
     assert (first.content, first.edited_at) == ("last", 21)
     assert first.reactions == {"+": {"bob"}}
@@ -416,7 +417,7 @@ def test_what_was_acked_in_a_lost_log_is_stranded(when: str, epoch: str) -> None
     assert log.pending[0].offset == 0
     assert brief(log.messages)[-1] == ("x", "acked")
     log.moved("x", "failed", failure="lost")
-    assert log.stranded == ()
+    assert not log.stranded
 
 
 # What is read
@@ -542,6 +543,14 @@ def test_meeting_tells_what_is_new() -> None:
     ]
 
 
+def test_a_room_that_has_grown_too_large_names_nobody() -> None:
+    """Nobody has left it for that."""
+    log = room_log()
+    log.meet({"ann": {"name": "Ann"}, "bob": None}, {})
+    assert log.meet({}, {"ann": 3}) == [ReadMoved(User("ann", "Ann", "offline"), 3)]
+    assert log.members == {}
+
+
 def test_seen_users_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those are forgotten who said something longest ago; who is there is not."""
     monkeypatch.setattr("trio_rt.chat._client.people.SEEN", 3)
@@ -660,6 +669,24 @@ def test_moderation_of_a_wrong_shape_is_skipped(change: dict[str, Any]) -> None:
 
 
 # Bounds
+
+
+def test_a_thousand_short_messages_take_half_a_megabyte() -> None:
+    """So a client may be in many rooms."""
+    payload = {"content": "how are you?", "name": "Ann"}
+    take(room_log(), item(1, payload=payload))  # imports and caches
+    tracemalloc.start()
+    try:
+        log = room_log(keep=1000)
+        for offset in range(1, 1201):
+            said = {**payload, "content": f"how are you? {offset}"}
+            take(
+                log, item(offset, id=f"{offset:032x}", payload=said, at=1_700_000_000_000 + offset)
+            )
+        assert len(log.messages) == 1000
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_amendments_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from trio_rt.chat._service.rules import ChatRules, Throttle
 from trio_rt.chat._service.standing import now_ms
 from trio_rt.chat._service.targets import Target, Targets
 from trio_rt.chat._words import CONTENT_BYTES, METADATA_BYTES, MODERATE, REACTION_BYTES
-from trio_rt.hub import Item, Who, open_hub
+from trio_rt.hub import Item, LogLimits, MemoryBroker, Who, open_hub
 from trio_rt.hub._server.commands import END
 from trio_rt.hub._words import HISTORY, JOIN, MEMBERS, event_body
 from trio_rt.testing import jump_wall_clock, run
@@ -341,6 +341,19 @@ async def test_old_messages() -> None:
         assert codes == ["", "not_yours", "no_message", "no_message"]
 
 
+@virtual
+async def test_messages_that_the_log_has_dropped() -> None:
+    """They are none any more, and the next one is not taken for them."""
+    async with open_parlour(MemoryBroker(LogLimits(messages=2))) as parlour:
+        for _ in range(4):
+            await parlour.service.hub.publish("r", {"content": "x"}, type="text", user="anna")
+        anna = await parlour.enter("anna")
+        await anna.join("r")
+        for target, code in {2: "no_message", 3: ""}.items():
+            edit = {"target": target, "content": "y"}
+            assert (await anna.publish("r", "edit", edit)).code == code
+
+
 def item(offset: int, user: str, type: str, payload: Any, epoch: str = "e") -> Item:
     return Item("r", epoch, offset, event_body("id", user, "", type, payload, 0))
 
@@ -352,9 +365,9 @@ def test_targets_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for each in (
         item(1, "anna", "text", {"content": "x"}),
         item(2, "bob", "image", {"content": "x"}),
-        item(0, "bob", "text", {"content": "x"}),
         item(2, "anna", "text", {"content": "x"}, epoch="another"),
         Item("r", "e", 3, b"nonsense"),
+        item(0, "bob", "text", {"content": "x"}),
     ):
         known.heard(each)
     assert dict(known._known) == {

@@ -209,6 +209,19 @@ async def test_pending_is_bounded() -> None:
 
 
 @clocked
+async def test_pending_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever becomes of a message: its room is for another one then."""
+    monkeypatch.setattr(speaker_module, "PENDING", 3)
+    async with open_chat_world() as world, enter(world, "ann") as room:
+        with trio.fail_after(5):
+            for n in range(10):
+                await room.say(str(n))
+                await room.say(FORBIDDEN)
+            await until_settled(await room.say("last"))
+        assert [text for text, state in states_of(room) if state == "echoed"][-1] == "last"
+
+
+@clocked
 async def test_say_that_waits_when_the_room_is_left() -> None:
     """It raises `ClosedResourceError`, as does all that comes later."""
     outcomes: list[str] = []
@@ -384,17 +397,11 @@ class Stage:
 
     def hear(self, item: Any, until: int) -> None:
         """As the holder does it."""
-        for event in self.log.take(item, until=until):
-            if isinstance(event, Spoken) and event.message.mine:
-                self.speaker.placed(event.message)
-        if isinstance(item, Reset):
-            self.speaker.strand()
+        self.speaker.heard(self.log.take(item, until=until))
 
-    def echo(self, id: str, offset: int, epoch: str = "e") -> None:
-        item = RoomMessage(
-            Position(epoch, offset), id, "ann", "d", "text", {"content": id}, 1, True
-        )
-        self.hear(item, offset)
+    def echo(self, id: str, offset: int, epoch: str = "e", user: str = "ann") -> None:
+        place, body = Position(epoch, offset), {"content": id}
+        self.hear(RoomMessage(place, id, user, "d", "text", body, 1, user == "ann"), offset)
 
 
 async def with_stage(story: Any) -> None:
@@ -431,6 +438,21 @@ async def test_echo_then_answer() -> None:
         await stage.answer(Position("e", 1))
         assert await states(said) == ["queued", "sent", "echoed"]
         assert stage.speaker.is_idle
+
+    await with_stage(story)
+
+
+@clocked
+async def test_id_of_another_user() -> None:
+    """Ids are each user's own: the same one of somebody else is no echo."""
+
+    async def story(stage: Stage) -> None:
+        said = await stage.say("a")
+        stage.echo("a", 1, user="bob")
+        assert said.state == "sent"
+        stage.echo("a", 2)
+        assert (said.state, said.offset) == ("echoed", 2)
+        assert [message.offset for message in stage.log.messages] == [1, 2]
 
     await with_stage(story)
 

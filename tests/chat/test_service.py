@@ -207,6 +207,43 @@ async def test_a_decision_that_is_asked_for_again() -> None:
 
 
 @virtual
+async def test_a_decision_that_was_taken_back_elsewhere() -> None:
+    """The same one again is a new one: the user may be there again."""
+    standings = MemoryStandings()
+    async with open_parlour(owners=OWNERS, standings=standings) as parlour:
+        olga, anna = await enter(parlour, "olga", "anna")
+        await olga.moderate("r", "ban", "anna")
+        await is_removed(anna)
+        await standings.set("r", "anna", Standing())
+        await anna.join("r")
+        await olga.moderate("r", "ban", "anna")
+        await trio.sleep(1)
+        assert len(removed(anna)) == 2
+
+
+@virtual
+async def test_what_is_over_is_forgotten() -> None:
+    """With the next decision about the user."""
+    standings = MemoryStandings()
+    async with open_parlour(standings=standings) as parlour:
+        await parlour.service.moderate("r", "mute", "anna", for_s=1)
+        jump_wall_clock(1)
+        await parlour.service.moderate("r", "unban", "anna")
+        assert await standings.get("r", "anna") == Standing()
+
+
+async def test_what_another_node_has_just_decided(tmp_path: Path) -> None:
+    """It stays, beside what is decided here."""
+    standings, other = SqliteStandings(tmp_path / "s"), SqliteStandings(tmp_path / "s")
+    async with open_chat_service(standings=standings) as service:
+        assert await standings.get("r", "anna") == Standing()
+        await other.set("r", "anna", Standing("reader"))
+        await service.moderate("r", "ban", "anna")
+        assert await standings.get("r", "anna") == Standing("reader", banned_until=0)
+    await other.aclose()
+
+
+@virtual
 async def test_the_program_decides() -> None:
     """About anybody, in any room, before anybody was there."""
     async with open_parlour(owners=OWNERS) as parlour:
@@ -296,6 +333,32 @@ async def test_a_user_on_the_way_in() -> None:
 
 
 @virtual
+async def test_a_look_while_a_user_is_on_the_way_in() -> None:
+    """The room is looked at again when the user is there."""
+    broker, standings = FaultyBroker(), MemoryStandings()
+    broker.delay_s = 2.0
+    async with open_parlour(broker, standings=standings) as parlour:
+        anna = await parlour.enter("anna")
+        await trio.sleep(LOOK_S - 1)
+        await anna.join("r")
+        await standings.set("r", "anna", Standing(banned_until=0))
+        await trio.sleep(LOOK_S + 1)
+        assert removed(anna) == ["you are banned"]
+
+
+@virtual
+async def test_decisions_at_the_same_time() -> None:
+    """None of them undoes another one."""
+    standings = MemoryStandings()
+    async with open_parlour(standings=standings) as parlour:
+        moderate = parlour.service.moderate
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(moderate, "r", "mute", "anna")
+            nursery.start_soon(moderate, "r", "ban", "anna")
+        assert await standings.get("r", "anna") == Standing("member", 0, 0)
+
+
+@virtual
 async def test_rooms_that_nobody_is_in_are_not_looked_at() -> None:
     """They are forgotten some time after the last one has left."""
     async with open_parlour() as parlour:
@@ -345,7 +408,8 @@ async def test_a_store_that_takes_no_message() -> None:
         olga, anna, bob = await enter(parlour, "olga", "anna", "bob")
         broker.failing.add("done")
         assert (await olga.moderate("r", "ban", "anna")).code == "unavailable"
-        await is_removed(anna)
+        await trio.sleep(0.1)
+        assert removed(anna)
         assert (await anna.ask(JOIN, room="r")).code == "no_room"
         with pytest.raises(BrokerError):
             await parlour.service.moderate("r", "ban", "carl")

@@ -279,6 +279,8 @@ async def test_cancelled(path: Path) -> None:
         scope.cancel()
         await standings.get("r", "anna")
     assert not standings._looks
+    await standings.banned("r")
+    assert standings._file is not None
     with trio.CancelScope() as scope:
         scope.cancel()
         await standings.aclose()

@@ -189,6 +189,13 @@ async def test_expired_is_told_apart() -> None:
 
 
 @virtual
+async def test_times_are_those_of_the_clock_in_force() -> None:
+    """And not of the machine's, which is far ahead here."""
+    jump_wall_clock(-20 * 365 * 86_400)
+    assert await status(bearer(sign_token(SECRET, "anna"))) == (0, "")
+
+
+@virtual
 async def test_not_before() -> None:
     """A token may begin later."""
     begins = 1_893_456_000 + 100

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_rt
+from trio_rt import Gap
 from trio_rt.chat._client.keyboard import IDLE_S, REPEAT_S, Keyboard
 from trio_rt.chat._client.room import ChatRoom
 from trio_rt.chat.models import Spoken, TypingChanged
@@ -234,6 +235,19 @@ async def test_restart_clears_typing() -> None:
 
 
 @clocked
+async def test_gap_clears_typing() -> None:
+    """Without a lost link, too: the end of it may have been in the gap."""
+    async with open_chat_world() as world, enter(world, "ann") as ann, enter(world, "bob") as bob:
+        ann.keystroke()
+        await trio.sleep(1)
+        with bob.events() as events:
+            bob._holder._take(Gap(1))
+            assert typing(bob) == []
+            assert events.receive_nowait() == Gap(1)
+            assert events.receive_nowait() == TypingChanged(())
+
+
+@clocked
 async def test_foreign_words() -> None:
     """What is no word of typing, and what passes of other kinds, is nobody's."""
     async with open_chat_world() as world, enter(world, "ann") as ann:
@@ -275,6 +289,29 @@ async def test_words_wait_for_nothing() -> None:
         assert rules.typing == []
         await trio.sleep(10)
         assert [on for _, _, on in rules.typing] == [True, True, False]
+
+
+@clocked
+async def test_words_that_have_not_left() -> None:
+    """There is one of them at most, the last: others would not be true when they leave."""
+    rules = Doorman()
+    async with (
+        open_chat_world(rules=rules) as world,
+        world.connect("ann") as conn,
+        in_room(conn) as ann,
+    ):
+        world.network.stall("ann")
+        while not conn.statistics().queued:
+            await conn.send("noise", "x" * 10_000)
+        before = conn.statistics().queued
+        for _ in range(5):
+            with ann.typing():
+                await trio.sleep(2)
+            await trio.sleep(2)
+        assert conn.statistics().queued == before + 1
+        world.network.resume("ann")
+        await trio.sleep(1)
+        assert [on for _, _, on in rules.typing] == [False]
 
 
 # The keyboard alone

@@ -6,33 +6,37 @@ import base64
 import hashlib
 import json
 import os
+import random
 import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import unicodedata
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers import outlast
 from tests.net.support import ROOT, tool
-from trio_rt import OptionError, Refuse
+from trio_rt import HttpRequest, OptionError, Refuse
+from trio_rt._handshake import RequestHeaders
+from trio_rt.chat import accept_tokens, sign_token
 from trio_rt.chat._service.file_names import NAME_BYTES, disposition, name_in, safe_name
 from trio_rt.chat._service.file_routes import authorize_by, file_routes
 from trio_rt.chat._service.files import FileStore
 from trio_rt.chat._service.sniff import UNKNOWN, judged, may_be, sniffed
 from trio_rt.chat._service.tus import VERSION, Wanted, wanted
-from trio_rt.chat._service.uploads import FINISHED, QUIET_S, Stored, Upload, Uploads
+from trio_rt.chat._service.uploads import FINISHED, QUIET_S, Known, Stored, Upload, Uploads
 from trio_rt.http import Client
-from trio_rt.hub import Who
 from trio_rt.testing import VirtualNetwork, run
 
 from .file_world import (
@@ -46,6 +50,8 @@ from .file_world import (
     stored_files,
     virtual_world,
 )
+
+T = TypeVar("T")
 
 PEER = Path(__file__).parent / "peers"
 
@@ -299,6 +305,8 @@ def test_what_is_written_to_is_not_dropped() -> None:
     table.add(busy)
     with busy.turn(), pytest.raises(Refuse):
         table.make_room("ann", 10, 1000, 1e6)
+    with busy.turn():
+        assert table.expired(1e6) == []
     assert table.make_room("ann", 10, 1000, 1e6) == [busy]
 
 
@@ -488,25 +496,19 @@ async def test_who_may_upload(tmp_path: Path) -> None:
 
 
 async def test_an_accept_hook_says_who_uploads() -> None:
-    """Of the chat: its `Who`, and nobody for a guest without one."""
+    """That of the chat: who shows a good token, and no guest without one."""
 
-    async def accept(handshake: Any) -> object:
-        await trio.lowlevel.checkpoint()
-        if handshake.headers["X"] == "refused":
-            raise Refuse(401, "no")
-        return Who("ann") if handshake.headers["X"] == "ann" else None
+    def request(**headers: str) -> HttpRequest:
+        given = RequestHeaders(list(headers.items()))
+        return HttpRequest(method="POST", path="/files", headers=given)
 
-    from trio_rt._handshake import RequestHeaders
-    from trio_rt._http_serve import HttpRequest
-
-    def request(value: str) -> HttpRequest:
-        return HttpRequest(method="POST", path="/files", headers=RequestHeaders([("X", value)]))
-
-    authorize = authorize_by(accept)
-    assert await authorize(request("ann")) == "ann"
-    assert await authorize(request("guest")) is None
+    secret = "0123456789abcdef" * 4
+    authorize = authorize_by(accept_tokens(secret, anonymous=True))
+    token = sign_token(secret, "ann")
+    assert await authorize(request(Authorization=f"Bearer {token}")) == "ann"
+    assert await authorize(request()) is None
     with pytest.raises(Refuse):
-        await authorize(request("refused"))
+        await authorize(request(Authorization="Bearer x"))
 
 
 @pytest.mark.parametrize("number", ["16777217", "999999999999999999"])
@@ -689,8 +691,7 @@ async def test_two_writers(tmp_path: Path) -> None:
         nursery.start_soon(partial(client.patch, place, 0, slow, Content_Length="600"))
         await slow.begun.wait()
         upload = next(iter(store._uploads._open.values()))
-        while not upload.busy:
-            await trio.sleep(0.01)
+        await outlast(lambda: not upload.busy)
         got = await other.patch(place, 0, b"x")
         assert (got.status_code, got.headers["Retry-After"]) == (423, "1")
         at = await other.offset(place)
@@ -699,6 +700,16 @@ async def test_two_writers(tmp_path: Path) -> None:
         assert got.headers["Content-Location"] == address(bytes(1000))
         nursery.cancel_scope.cancel()
     assert list(stored_files(tmp_path).values()) == [bytes(1000)]
+
+
+async def test_an_upload_that_is_given_up_meanwhile(tmp_path: Path) -> None:
+    """A request that waits for it finds that it is no more."""
+    store = FileStore(tmp_path)
+    upload = await store.begin("ann", Wanted(length=3, name="x", type=UNKNOWN))
+    await store.terminate(upload)
+    with pytest.raises(Refuse) as refused:
+        await store.ask(upload)
+    assert refused.value.status == 404
 
 
 def test_a_body_that_stops(tmp_path: Path) -> None:
@@ -863,6 +874,88 @@ async def test_a_service_that_starts_anew(tmp_path: Path) -> None:
     assert list((tmp_path / "uploads").iterdir()) == []
 
 
+def test_a_large_file_is_read_once(tmp_path: Path) -> None:
+    """A request that is given up while it is hashed leaves the next one the result."""
+    looks = []
+
+    class Given(InlineStore):
+        async def _in_thread(self, call: Callable[[], T]) -> T:
+            result = await super()._in_thread(call)
+            if isinstance(result, Known):
+                looks.append(result.sha256)
+                scope.cancel()
+            return result
+
+    async def story() -> None:
+        store = Given(tmp_path)
+        upload = await store.begin("ann", Wanted(length=0, name="x", type=UNKNOWN))
+        with scope:
+            await store.ask(upload)
+        assert scope.cancelled_caught
+        assert upload.stored is None
+        await store.ask(upload)
+        assert upload.stored is not None
+        assert looks == [upload.stored.sha256]
+
+    scope = trio.CancelScope()
+    run(story, seed=1)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=15, deadline=None)
+def test_requests_that_are_cancelled_anywhere(seed: int) -> None:
+    """What is served is whole, what is counted is there, and nobody holds an upload."""
+    draw = random.Random(seed)
+    contents = [draw.randbytes(draw.choice([0, 10, 100_000, 300_000])) for _ in range(3)]
+
+    async def body(content: bytes) -> AsyncIterator[bytes]:  # noqa: ASYNC900, ASYNC911
+        for start in range(0, len(content), 50_000):
+            await trio.sleep(draw.random())
+            yield content[start : start + 50_000]
+
+    async def work(store: FileStore, content: bytes) -> None:
+        length = draw.choice([None, len(content), len(content)])
+        upload = await store.begin(draw.choice("ab"), Wanted(length=length, name="x", type=UNKNOWN))
+        for _ in range(5):
+            with trio.move_on_after(4 * draw.random()):
+                match draw.randrange(6):
+                    case 0:
+                        await store.ask(upload)
+                    case 1 if draw.random() < 0.2:
+                        await store.terminate(upload)
+                    case _:
+                        rest = body(content[upload.offset :])
+                        async with aclosing(rest):
+                            await store.receive(upload, upload.offset, rest, length=len(content))
+
+    async def some(store: FileStore) -> None:
+        for _ in range(3):
+            try:
+                await work(store, draw.choice(contents))
+            except Refuse:
+                pass
+
+    async def story() -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            store = InlineStore(directory, unfinished_per_user=4)
+            async with trio.open_nursery() as nursery:
+                for _ in range(4):
+                    nursery.start_soon(some, store)
+            held = stored_files(Path(directory))
+            assert {name: hashlib.sha256(data).hexdigest() for name, data in held.items()} == {
+                name: name for name in held
+            }
+            assert set(held.values()) <= set(contents)
+            open_ = list(store._uploads._open.values())
+            assert not any(upload.busy for upload in open_)
+            assert store.statistics() == FileStore(directory).statistics()
+            for upload in open_:
+                part = Path(directory) / "uploads" / upload.id
+                assert part.stat().st_size == upload.offset
+
+    run(story, seed=seed)
+
+
 KILLED = """
 import sys, trio
 sys.path.insert(0, {root!r})
@@ -896,8 +989,7 @@ async def test_a_service_that_is_killed(tmp_path: Path) -> None:
                     patch = partial(client.patch, place, 0, slow, Content_Length="900000")
                     nursery.start_soon(patch)
                     part = tmp_path / "uploads" / place[-32:]
-                    while part.stat().st_size < 500_000:
-                        await trio.sleep(0.01)
+                    await outlast(lambda: part.stat().st_size < 500_000)
                     process.kill()
                     await process.wait()
                     nursery.cancel_scope.cancel()

@@ -67,6 +67,7 @@ class ChatMessage:
 
     #: Who said it named it so; for one's own the same from "queued" on.
     id: str
+    #: As they were known when the message was.
     user: User
     kind: Kind
     #: "" once it is deleted.

@@ -12,6 +12,7 @@ from typing import get_args
 import click
 
 from ..options import WireName
+from ._chat_command import chat
 from ._serve_command import serve
 from ._signals import run_until_signal
 from ._top_command import top
@@ -26,10 +27,12 @@ def command() -> None:
     """Real-time connections that outlive their sockets.
 
     Begin with `trio-rt demo`. To talk to a server: `trio-rt connect URL`. To run
-    one with rooms: `trio-rt serve`; to watch it: `trio-rt top URL`.
+    one with rooms: `trio-rt serve`; to watch it: `trio-rt top URL`. To chat in
+    rooms: `trio-rt chat URL`.
     """
 
 
+command.add_command(chat)
 command.add_command(serve)
 command.add_command(top)
 

@@ -10,8 +10,10 @@ General layout, from the bottom up:
     _log, brokers/             stores: in memory, in SQLite, in Redis or Valkey
     _server/                   what the server runs
         roster, rules, guest, room    a room, and a peer in it
-        rooms, told, tell             all rooms of a node; who is told what
-        drafts, commands, hub         what peers ask for; `open_hub()`
+        extension                     what a program adds: commands, other dialects
+        rooms, tongue, told, tell     all rooms of a node; who is told what, in which words
+        drafts, commands, intake      what peers ask for
+        guests, hub                   who is here; `open_hub()`
         statistics, metrics           what there is to measure
         files, site                   HTTP beside it: files, routes, origins
     _client/                   a client's rooms

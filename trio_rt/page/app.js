@@ -143,12 +143,16 @@ function drawStatus() {
   const isOver = phase === "failed" || phase === "disconnected";
   $("status").dataset.state = isUp ? "on" : isOver ? "off" : "wait";
   const short = { connected: "Connected", connecting: "Connecting…", reconnecting: "Reconnecting…" };
-  const waits = queued ? ` · ${queued} ${isUp ? "sending" : "waiting"}` : "";
-  put($("status-text"), (short[phase] ?? "Not connected") + waits);
+  const status = short[phase] ?? "Not connected";
+  put($("status-text"), isUp && queued > 1 ? `${status} · ${queued} on their way` : status);
+  if (app.status && app.status !== status) $("live").textContent = status;
+  app.status = status;
   $("banner").hidden = isUp || (phase === "connecting" && attempt < 2);
   $("banner").classList.toggle("bad", isOver);
+  const lost = phase === "reconnecting" ? "The connection is lost." : "There is no connection yet.";
   const why = app.token && phase === "connecting" ? " Is the token good?" : "";
-  put($("banner-text"), isOver ? `The connection is over${cause ? `: ${cause}` : "."}` : `The connection is lost.${why}`);
+  put($("banner-text"), isOver ? `The connection is over${cause ? `: ${cause}` : "."}` : lost + why);
+  put($("try-now"), phase === "failed" ? "Sign in again" : "Try now");
   const left = retryAt ? Math.max(0, Math.ceil((retryAt - Date.now()) / 1000)) : 0;
   const next = left ? `next try in ${left} s` : "trying now";
   const held = queued ? ` · ${queued} ${queued === 1 ? "message waits" : "messages wait"}` : "";
@@ -159,11 +163,10 @@ function drawStatus() {
 function listen(room) {
   const { rows } = room;
   const fresh = [];
+  if (!rows.length) app.heard = room.cursor; // what comes now is history
   for (let at = rows.length - 1; at >= 0 && rows[at].offset > app.heard; at -= 1) fresh.unshift(rows[at]);
   if (!fresh.length) return;
-  const isFirst = app.heard === 0;
   app.heard = fresh.at(-1).offset;
-  if (isFirst) return;
   app.news.push(...fresh.filter((row) => !room.mine.has(row.user) && row.kind !== "moderation"));
   if (!app.news.length || app.saying) return;
   app.saying = setTimeout(() => {
@@ -175,7 +178,7 @@ function listen(room) {
 }
 
 function markRead() {
-  if (app.room && !document.hidden && list.isAtEnd && !$("sign").open) app.room.read(app.room.cursor, now());
+  if (app.room && !document.hidden && list.stuck && !$("sign").open) app.room.read(app.room.cursor, now());
 }
 
 // Rooms
@@ -320,7 +323,7 @@ function say(type, payload, room = app.room) {
   room.publishLater(type, payload, now(), Date.now());
   if (room !== app.room) return;
   list.unreadFrom = Infinity;
-  list.show(room);
+  list.follow();
 }
 
 function act(name, row, more) {

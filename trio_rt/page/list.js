@@ -57,14 +57,15 @@ export class MessageList {
     }
     this.list.addEventListener("load", () => this.stuck && this.toEnd(), true);
     new ResizeObserver(() => this.stuck && this.toEnd()).observe(this.scroller);
-    $("newer").addEventListener("click", () => this.show(this.room));
+    this.list.addEventListener("mouseleave", () => {
+      if (!this.list.contains(document.activeElement)) this.activate(null);
+    });
+    $("newer").addEventListener("click", () => this.follow());
   }
 
   /** Show a room, at its end. */
   show(room) {
     if (this.room !== room) {
-      this.list.replaceChildren();
-      this.active = null;
       this.opened = new Set();
       this.unreadFrom = room.unread ? room.readTo + 1 : Infinity;
       if (this.room) this.room.isRead = false;
@@ -74,8 +75,10 @@ export class MessageList {
     this.update();
   }
 
-  get isAtEnd() {
-    return this.stuck;
+  /** Go to the end, and stay there. */
+  follow() {
+    this.stuck = true;
+    this.update();
   }
 
   /** Nobody looks at the end any more: what comes from here on is new. */
@@ -172,8 +175,9 @@ export class MessageList {
     $("empty-text").textContent = room.refused
       ? `You cannot be in this room: ${room.refused.text || room.refused.code}`
       : "Nothing has been said here yet. Say hello!";
-    const top = room.hasOlder ? "Loading older messages…" : room.rows.length ? "This is the beginning." : "";
-    $("top").textContent = room.joined ? top : "";
+    const isAll = room.low <= room.first;
+    const top = room.hasOlder ? "Loading older messages…" : isAll ? "This is the beginning." : "Older messages are not shown.";
+    $("top").textContent = room.joined && room.rows.length ? top : "";
   }
 
   /** The row of an offset comes into sight; false if it is not held. */
@@ -203,10 +207,12 @@ export class MessageList {
     for (let at = start; at < end; at += 1) {
       const row = room.rows[at];
       before = this.separate(found, before, row);
-      const isHead = !before || row.user !== before.user || row.at - before.at > GROUP_MS || before.kind === "moderation";
+      const isNext = before?.user === row.user && before.kind !== "moderation";
+      const isHead = !isNext || row.at - before.at > GROUP_MS;
       const waits = room.changesOf(row.offset);
       const name = room.nameOf(row.user);
       const parts = [row.rev, isHead, waits, name, this.opened.has(row.offset), row.user === room.me];
+      parts.push(room.members.get(row.user)?.avatar);
       if (row.reply) parts.push(this.quoted(row.reply));
       found.push([`m${row.offset}`, parts.join("\n"), () => this.message(row, { isHead, waits, name })]);
       before = row;
@@ -256,8 +262,7 @@ export class MessageList {
       place.remove();
       place = next;
     }
-    const active = this.shown.get(this.active)?.[1];
-    this.activate(active ?? null);
+    this.activate(this.shown.get(this.active)?.[1]);
     if (focused && !document.activeElement?.closest(".msg")) this.shown.get(focused)?.[1].focus({ preventScroll: true });
     if (!this.list.querySelector('[tabindex="0"]')) this.list.querySelector(".msg:last-child")?.setAttribute("tabindex", "0");
   }
@@ -275,7 +280,8 @@ export class MessageList {
     const time = el("time", { dateTime: new Date(row.at).toISOString(), title: text.fullTime(row.at) }, text.timeText(row.at));
     if (isHead) {
       item.append(face(row.user, name, room.members.get(row.user)?.avatar));
-      item.append(el("p", { class: "by" }, el("bdi", { class: "name", title: row.user }, name), time));
+      const by = isAct ? null : el("bdi", { class: "name", title: row.user }, name);
+      item.append(el("p", { class: "by" }, by, time));
     } else {
       time.className = "side-time";
       item.append(el("span", { class: "sr" }, `${name}: `), time);
@@ -402,11 +408,11 @@ export class MessageList {
     const row = item?.row;
     const can = row?.offset && !this.room.isDeleted(row.offset);
     this.tools.parentElement?.classList.remove("open", "low");
-    if (item && this.active !== item.dataset.key) this.pick.hidden = true;
-    if (item) this.active = item.dataset.key;
+    if (this.active !== item?.dataset.key) this.pick.hidden = true;
+    this.active = item?.dataset.key;
     this.tools.hidden = !can;
     if (!can) {
-      document.body.append(this.tools);
+      if (this.tools.parentElement !== document.body) document.body.append(this.tools);
       return;
     }
     for (const other of this.list.querySelectorAll('[tabindex="0"]')) other.tabIndex = -1;

@@ -23,8 +23,9 @@ const TYPING_EVERY_MS = 3000;
 const TYPING_HOLDS_MS = 6000;
 const PASSING = new Set(["too_fast", "unavailable"]);
 
-/** @typedef {{offset: number, id: string, user: string, name: string, kind: string,
- *   content: string, at: number, reply: number, meta: object, rev: number}} Row */
+const timeOf = ({ at }) => Math.min(Math.max(Number(at) || 0, 0), 8.64e15);
+
+/** A row of `rows` is `{offset, id, user, kind, content, at, reply, meta, rev}`. */
 
 export class Room {
   /**
@@ -74,7 +75,7 @@ export class Room {
   }
 
   get hasOlder() {
-    return this.low > this.first;
+    return this.low > this.first && this.rows.length < HELD_MOST;
   }
 
   get unread() {
@@ -111,6 +112,11 @@ export class Room {
 
   nameOf(user) {
     return this.names.get(user) || user;
+  }
+
+  call(user, name) {
+    this.names.set(user, name);
+    if (this.names.size > TARGETS) this.names.delete(this.names.keys().next().value);
   }
 
   isDeleted(offset) {
@@ -153,7 +159,7 @@ export class Room {
     this.joined = false;
     this.answers.clear();
     this.busy.clear();
-    for (const each of this.pending) if (each.state === "sent") each.state = "queued";
+    this.unsend();
     this.typists.clear();
     this.marked = 0;
     this.changed("state");
@@ -196,15 +202,17 @@ export class Room {
   askPage() {
     const body = { limit: PAGE };
     if (!this.doubt) body.after = this.cursor;
-    this.command("page", "hub.history", body, (done) => this.page(done));
+    const denied = () => Object.assign(this, { cursor: this.head, doubt: false });
+    this.command("page", "hub.history", body, (done) => this.page(done), denied);
   }
 
   /** Ask for what is before that which is held. */
   older(now) {
     if (!this.joined || !this.connected || !this.hasOlder || this.busy.has("older")) return;
-    if (this.rows.length >= HELD_MOST || now < this.retryAt) return;
+    if (now < this.retryAt) return;
     const body = { before: this.low, epoch: this.epoch, limit: PAGE };
-    this.command("older", "hub.history", body, (done) => this.olderPage(done));
+    const denied = () => (this.first = this.low);
+    this.command("older", "hub.history", body, (done) => this.olderPage(done), denied);
   }
 
   // What one says
@@ -212,6 +220,7 @@ export class Room {
   /** Say something; it is there at once, as queued. Returns its id. */
   publishLater(type, payload, now, at) {
     const each = { id: this.newId(), type, payload, state: "queued", at, failure: "" };
+    if (this.refused) Object.assign(each, { state: "failed", failure: this.refused.text });
     this.pending.push(each);
     this.typedAt = -Infinity;
     this.changed(KINDS.includes(type) ? "pending" : "rows");
@@ -254,6 +263,12 @@ export class Room {
     this.changed("pending");
   }
 
+  /** What has no answer is to be published again. */
+  unsend() {
+    for (const each of this.pending) if (each.state === "sent") each.state = "queued";
+    this.changed("pending");
+  }
+
   stored(each, done) {
     const isHere = done.epoch === this.epoch && done.offset <= this.cursor;
     if (isHere) this.forget(each);
@@ -263,9 +278,6 @@ export class Room {
   failed(each, refusal) {
     if (refusal.code === "forged_name" && !each.plain) {
       Object.assign(each, { plain: true, state: "queued" });
-    } else if (refusal.code === "not_joined") {
-      this.joined = false;
-      each.state = "queued";
     } else if (KINDS.includes(each.type)) {
       Object.assign(each, { state: "failed", failure: refusal.text || refusal.code });
     } else {
@@ -345,14 +357,14 @@ export class Room {
     } else if (PASSING.has(event.code)) {
       this.tries += 1;
       this.retryAt = now + Math.min(30000, 500 * 2 ** this.tries);
-      for (const each of this.pending) if (each.state === "sent") each.state = "queued";
-      this.changed("pending");
-    } else if (answer.refuse) {
-      answer.refuse(event);
+      this.unsend();
     } else if (event.code === "foreign_epoch") {
       this.doubt = true;
     } else if (event.code === "not_joined") {
       this.joined = false;
+      this.unsend();
+    } else if (answer.refuse) {
+      answer.refuse(event);
     } else {
       this.refuse(event);
     }
@@ -417,7 +429,7 @@ export class Room {
         status: member.info?.status === "away" ? "away" : "online",
         avatar: String(member.info?.avatar ?? ""),
       });
-      if (name) this.names.set(member.user, name);
+      if (name) this.call(member.user, name);
     }
     for (const user of left) {
       this.members.delete(user);
@@ -543,15 +555,14 @@ export class Room {
     const { payload, user, offset } = event;
     if (typeof payload.content !== "string" || typeof user !== "string") return;
     const name = cleanName(payload.name);
-    if (name && !this.members.has(user)) this.names.set(user, name);
+    if (name && !this.members.has(user)) this.call(user, name);
     this.add(rows, {
       offset,
       id: event.id ?? "",
       user,
-      name: name || this.nameOf(user),
       kind: event.type,
       content: payload.content,
-      at: Number(event.at) || 0,
+      at: timeOf(event),
       reply: Number.isSafeInteger(payload.reply) ? payload.reply : 0,
       meta: payload.metadata && typeof payload.metadata === "object" ? payload.metadata : {},
       rev: 0,
@@ -559,8 +570,8 @@ export class Room {
   }
 
   decided({ payload, offset, at, user }, rows) {
-    const row = { offset, id: "", user: user ?? "", name: "", kind: "moderation", content: "", reply: 0 };
-    this.add(rows, { ...row, at: Number(at) || 0, meta: payload, rev: 0 });
+    const row = { offset, id: "", user: user ?? "", kind: "moderation", content: "", reply: 0 };
+    this.add(rows, { ...row, at: timeOf({ at }), meta: payload, rev: 0 });
   }
 
   add(rows, row) {

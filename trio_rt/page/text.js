@@ -120,8 +120,8 @@ function show(format, ms) {
 /** One of eight colours for a user, always the same. */
 export function hue(user) {
   let sum = 0;
-  for (const letter of user) sum = (sum * 31 + letter.codePointAt(0)) >>> 0;
-  return sum % 8;
+  for (const letter of user) sum = Math.imul(sum ^ letter.codePointAt(0), 0x01000193);
+  return ((sum ^ (sum >>> 15)) >>> 4) % 8;
 }
 
 export const initial = (name) => ([...name].find((c) => /[\p{L}\p{N}]/u.test(c)) ?? "?").toUpperCase();

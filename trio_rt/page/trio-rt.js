@@ -1,30 +1,37 @@
-// A client of trio-rt for browsers and Node: connections that outlive their links.
+// trio-rt for browsers and Node: connections that outlive their links, with sessions.
 //
-// docs/javascript.md is how it is used; docs/protocol.md is what travels. From the bottom up:
-// `Session` (the books of one session, no I/O), `Outbox`, `Stream`, `Connection`.
+// docs/javascript.md says how it is used, docs/protocol.md what travels. From the bottom up:
+// Session (the books of one session, without I/O), Outbox, Stream, Connection.
 
 const PLAIN = "trio-rt.plain";
 const NUMBERED = "trio-rt.v1+json";
 const TOKEN = "trio-rt.token.";
 
 const ACK_MS = 100;
+const POLL_MS = 10;
+const TIMER_MS = 2 ** 31 - 1;
 const BATCH_BYTES = 65_536;
+const BUFFERED_BYTES = 262_144;
 const FRAMES = 4096;
 const RANGES = 256;
 const REQUESTS = 1024;
-const BUFFERED_BYTES = 262_144;
-const POLL_MS = 10;
+const PARTS = [256, 262_144];
 const STATES = 64;
-const TIMER_MS = 2 ** 31 - 1;
 
-const PRIORITIES = ["low", "normal", "high", "critical"];
-/** How much later something more urgent may come and still overtake. */
+/** From the least urgent on, and how much later something more urgent may come and overtake. */
 const PATIENCE_MS = { low: 30_000, normal: 10_000, high: 2_000, critical: -Infinity };
+const URGENCY = Object.keys(PATIENCE_MS);
 
-/** These close codes would come again: the connection has failed. */
-const FATAL = { 1008: "refused", 3000: "refused", 4401: "refused", 4409: "taken_over" };
+/** Close codes, and HTTP statuses, that end the connection: at the n-th in a row. */
+const ENDS = [
+  [401, 401, "refused", 2], [408, 408], [425, 425], [429, 429], [100, 499, "unwanted", 1],
+  [1002, 1002, "broken", 3], [1003, 1003, "illegal", 1], [1007, 1007, "broken", 3],
+  [1008, 1008, "refused", 2], [1009, 1010, "illegal", 1], [3000, 3000, "refused", 2],
+  [3500, 3999, "unwanted", 1], [4401, 4401, "refused", 2], [4409, 4409, "taken_over", 1],
+  [4500, 4999, "unwanted", 1],
+];
 
-const DEFAULTS = {
+const LIMITS = {
   firstMs: 500, capMs: 30_000, minUptimeMs: 5_000, openMs: 10_000, closeMs: 5_000,
   beatMs: 15_000, beatTimeoutMs: 10_000, quietMs: Infinity,
   windowMessages: 256, windowBytes: 4_194_304, messageBytes: 1_048_576,
@@ -34,31 +41,30 @@ const DEFAULTS = {
 const encoder = new TextEncoder();
 const bytesOf = (text) => encoder.encode(text).length;
 const now = () => performance.now();
+const plus = (pair, messages, bytes) => [pair[0] + messages, pair[1] + bytes];
 const isNumber = (value) => Number.isSafeInteger(value) && value >= 0;
+const isString = (value) => typeof value === "string";
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
-const isPair = (value) => Array.isArray(value) && value.length >= 2 && value.slice(0, 2).every(isNumber);
+const isPair = (value) => Array.isArray(value) && value.length > 1 && isNumber(value[0]) && isNumber(value[1]);
 
-/** What this client throws; `kind` says what it is, and "refused" has a `code` of the handler. */
+/** What is thrown here. `kind` says what it is; a refusal has the `code` of the other side. */
 export class RealtimeError extends Error {
   constructor(kind, text, more = {}) {
     super(text);
-    this.name = "RealtimeError";
-    this.kind = kind;
-    Object.assign(this, more);
+    Object.assign(this, { name: "RealtimeError", kind }, more);
   }
 }
 
-/** The other side broke the protocol; `code` is what the link is closed with. */
-export class Breach extends Error {
-  constructor(text, code = 1002, ends = true) {
+/** The other side broke the protocol: the link is closed with `code`, and mostly the session ends. */
+class Breach extends Error {
+  constructor(text, code = 1002, isEnd = true) {
     super(text);
-    this.code = code;
-    this.ends = ends;
+    Object.assign(this, { code, isEnd });
   }
 }
 
-function insist(holds, rule) {
-  if (!holds) throw new Breach(rule);
+function insist(holds, what) {
+  if (!holds) throw new Breach(`illegal: ${what}`);
 }
 
 function parse(text) {
@@ -69,431 +75,403 @@ function parse(text) {
   }
 }
 
-function toJson(value) {
-  try {
-    return JSON.stringify(value);
-  } catch (error) {
-    throw new RealtimeError("payload", `the payload must fit in JSON (${error.message})`);
-  }
-}
-
-/** The message in an envelope, or null if it is none. */
+/** The message of an envelope, or null if it is none. */
 function decode(envelope) {
-  if (!isObject(envelope) || typeof envelope.type !== "string") return null;
+  if (!isObject(envelope) || !isString(envelope.type)) return null;
   const { type, payload = null, id, timestamp, priority, key } = envelope;
   return {
     kind: "message", type, payload,
-    id: typeof id === "string" ? id : "",
+    id: isString(id) ? id : "",
     timestamp: isNumber(timestamp) ? timestamp : null,
-    priority: PRIORITIES.includes(priority) ? priority : "normal",
-    key: typeof key === "string" ? key : null,
+    priority: URGENCY.includes(priority) ? priority : "normal",
+    key: isString(key) ? key : null,
   };
 }
 
-/** The bytes of the envelope in the text of a "part": of the object that begins at its brace. */
+/** How many bytes the envelope has in the text of a part: from its first brace to that one's end. */
 function envelopeBytes(text) {
   const start = text.indexOf("{");
   let depth = 0;
-  let quoted = false;
-  for (let at = start; at < text.length; at += 1) {
-    const letter = text[at];
-    if (quoted && letter === "\\") at += 1;
-    else if (letter === '"') quoted = !quoted;
-    else if (!quoted && letter === "{") depth += 1;
-    else if (!quoted && letter === "}" && (depth -= 1) === 0) return bytesOf(text.slice(start, at + 1));
+  for (const { 0: token, index } of text.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"|[{}]/g)) {
+    depth += token === "{" ? 1 : token === "}" ? -1 : 0;
+    if (depth === 0 && index > start) return bytesOf(text.slice(start, index + 1));
   }
   return 0;
 }
 
-/** Well-formed ranges up to `last`, in order and apart. */
-function checkDrops(drops, last) {
-  insist(Array.isArray(drops), "drops are ranges");
-  let before = 0;
-  for (const range of drops) {
-    insist(isPair(range) && range.length === 2, "a drop is a range");
-    insist(range[0] > before && range[1] >= range[0] && range[1] <= last, "a drop out of order");
-    before = range[1];
-  }
-}
-
-/** One frame that goes out. `settle(kind, reason)` is told what became of it. */
+/** A frame that goes out; `settle(kind, reason)` is told what became of it. */
 export class Entry {
   number = 0;
-  /** The outcome if it was taken back after it had been sent. */
+  /** Its outcome, if it was taken back after it had been sent and has not arrived. */
   back = null;
 
-  constructor(text, { window = false, numbered = true, settle = () => {}, ...more } = {}) {
-    Object.assign(this, { text, window, numbered, settle, size: bytesOf(text) }, more);
+  constructor(text, more = {}) {
+    const size = bytesOf(text);
+    Object.assign(this, { text, size, isMessage: false, isNumbered: true, settle: () => {} }, more);
   }
 }
 
 const note = (...items) => new Entry(JSON.stringify(items));
 
-/** The books of one session at the client's side; does no I/O. */
+/** What the numbered control frames have behind their id. */
+const CONTROL = {
+  req: ([, , deadline, parts, trace, envelope]) =>
+    (deadline === null || isNumber(deadline)) && isPair(parts) &&
+    (trace === null || isString(trace)) && isObject(envelope),
+  part: ([, , envelope]) => isObject(envelope),
+  end: ([, , envelope]) => isObject(envelope),
+  fail: ([, , code, text]) => isString(code) && isString(text),
+  cancel: () => true,
+  more: ([, , taken]) => isPair(taken),
+};
+
+/** The books of one session at its client; does no I/O. `host` is told what comes in. */
 export class Session {
-  /** Notes that wait to be sent, our requests without an answer, and answers not received. */
+  // What goes out: notes that wait, frames that were not received, messages that are not settled.
   notes = [];
-  requests = new Map();
-  finals = 0;
-
-  sent = 0;
-  onLink = 0;
   kept = [];
-  keptBytes = 0;
   unsettled = new Map();
-  sentWindow = [0, 0];
-  /** What the other side has said: its marks. */
-  peer = { settled: 0, received: 0, consumed: 0, messages: 0, bytes: 0 };
-  settled = 0;
-
+  requests = new Map();
+  sent = 0;
+  #onLink = 0;
+  #keptBytes = 0;
+  #volume = [0, 0];
+  #peer = { settled: 0, received: 0, consumed: 0, messages: 0, bytes: 0 };
+  #settled = 0;
+  // What comes in: messages that are not taken, those behind one, what nobody wanted.
   received = 0;
-  receivedBytes = 0;
-  got = [0, 0];
-  credit = [0, 0];
-  waiting = new Set();
-  behind = [];
-  drops = [];
-  listed = 0;
-  told = { received: 0, receivedBytes: 0, consumed: 0, credit: [0, 0] };
+  #bytes = 0;
+  #volumeIn = [0, 0];
+  #credit;
+  #waiting = new Set();
+  #behind = [];
+  #drops = [];
+  #listed = 0;
+  #finals = 0;
+  #told = { received: 0, bytes: 0, consumed: 0, credit: [0, 0] };
 
-  /** `held` and `taken`: what lay here at the hello, and what of it has been taken since. */
+  /** `taken`: how much of what lay here at the hello has been taken since. */
   constructor(mine, [, id, token, , theirs], host, taken = [0, 0]) {
-    Object.assign(this, { id, token, mine, theirs, host, credit: taken });
+    Object.assign(this, { id, token, mine, theirs, host });
+    this.#credit = taken;
     const least = (one, other) => [Math.min(one[0], other[0]), Math.min(one[1], other[1])];
-    this.outWindow = least(theirs.window, mine.replay);
-    this.inWindow = least(mine.window, theirs.replay);
+    this.window = least(theirs.window, mine.replay);
+    this.windowIn = least(mine.window, theirs.replay);
   }
 
-  /** The hello for this session, or with null for a new one. */
+  /** The hello with which `session` is resumed; a new one for null. */
   static hello(terms, session) {
     const zero = { settled: 0, received: 0, consumed: 0, messages: 0, bytes: 0, drops: [] };
-    const said = session ? session.position() : zero;
-    return JSON.stringify(["hello", session?.id ?? "", session?.token ?? "", terms, said]);
+    const position = session ? session.#position() : zero;
+    return JSON.stringify(["hello", session?.id ?? "", session?.token ?? "", terms, position]);
   }
 
-  /** A welcome that is well-formed, and an answer to a hello with this session. */
+  /** What the server answers to that, or a `Breach`. */
   static readWelcome(text, session) {
-    const welcome = typeof text === "string" ? parse(text) : null;
+    const welcome = isString(text) && parse(text);
     insist(Array.isArray(welcome) && welcome[0] === "welcome", "no welcome");
-    const [, id, token, resumed, terms, position] = welcome;
-    insist(typeof id === "string" && typeof token === "string", "a welcome without a token");
-    insist(typeof resumed === "boolean" && isObject(position), "a welcome that lacks something");
-    const { window, held, replay, message_bytes: bytes } = isObject(terms) ? terms : {};
-    insist(isPair(window) && isPair(held) && isPair(replay) && isNumber(bytes), "terms");
-    insist(Math.min(...window.slice(0, 2), ...replay.slice(0, 2), bytes) > 0, "terms of 0");
-    insist(!resumed || session?.id === id, "a resume that was not asked for");
+    const [, id, token, isResumed, terms, position] = welcome;
+    insist(isString(id) && isString(token) && isObject(terms) && isObject(position), "this welcome");
+    const { window, held, replay, message_bytes: bytes } = terms;
+    insist(isPair(window) && isPair(held) && isPair(replay) && isNumber(bytes), "these terms");
+    insist(window[0] && window[1] && replay[0] && replay[1] && bytes, "terms of 0");
+    insist(isResumed === false || (isResumed === true && session?.id === id), "resumed");
     return welcome;
   }
 
-  /** Number of the last of the other's frames up to which all are taken. */
-  get consumed() {
-    for (const number of this.waiting) return number - 1;
-    return this.received;
-  }
-
-  position() {
-    const { settled, received, consumed, credit } = this;
-    this.#tell(consumed);
-    const drops = this.#ranges(this.peer.settled, consumed);
-    return { settled, received, consumed, messages: credit[0], bytes: credit[1], drops };
-  }
-
+  /** Take up the session where the server stands; what was taken back and is not there is voided. */
   resume([, , token, , , position]) {
-    const names = ["settled", "received", "consumed", "messages", "bytes"];
-    for (const name of Object.keys(position)) insist([...names, "drops"].includes(name), "a position");
-    const marks = names.map((name) => position[name] ?? 0);
+    const { settled = 0, received = 0, consumed = 0, messages = 0, bytes = 0, drops = [], ...more } = position;
+    insist(Object.keys(more).length === 0, "a position");
     this.token = token;
-    this.onLink = this.sent;
-    this.#mark(marks, position.drops ?? [], true);
-    this.onLink = this.peer.received;
-    this.listed = this.peer.settled;
+    this.#onLink = this.sent;
+    this.#mark([settled, received, consumed, messages, bytes], drops, true);
+    this.#onLink = received;
+    this.#listed = settled;
     for (const entry of this.kept) if (entry.back) this.#void(entry);
   }
 
   #void(entry) {
-    const outcome = entry.back;
-    this.keptBytes += 8 - entry.size;
-    this.sentWindow[0] -= 1;
-    this.sentWindow[1] -= entry.size;
+    const { text, size } = note("void");
+    this.#keptBytes += size - entry.size;
+    this.#volume = plus(this.#volume, -1, -entry.size);
     this.unsettled.delete(entry.number);
     this.requests.delete(entry.request?.id);
-    Object.assign(entry, { text: '["void"]', size: 8, back: null, window: false });
-    entry.settle(...outcome);
+    entry.settle(...entry.back);
+    Object.assign(entry, { text, size, isMessage: false, back: null });
+  }
+
+  #position() {
+    const { received, consumed } = this;
+    const [messages, bytes] = this.#credit;
+    this.#tell(consumed);
+    const drops = this.#ranges(this.#peer.settled, consumed);
+    return { settled: this.#settled, received, consumed, messages, bytes, drops };
   }
 
   // What goes out
 
   get inFlight() {
-    const [messages, bytes] = this.sentWindow;
-    const [heldMessages, heldBytes] = this.theirs.held;
-    return [messages + heldMessages - this.peer.messages, bytes + heldBytes - this.peer.bytes];
+    const [messages, bytes] = plus(this.#volume, ...this.theirs.held);
+    return [messages - this.#peer.messages, bytes - this.#peer.bytes];
   }
 
-  #mayNumber() {
-    return this.kept.length < this.mine.replay[0] && this.keptBytes < this.mine.replay[1];
-  }
-
-  #mayGo(entry) {
+  #mayGo({ isNumbered, isMessage, size }) {
+    const [frames, limit] = this.mine.replay;
+    if (!isNumbered) return true;
+    if (this.kept.length >= frames || this.#keptBytes >= limit) return false;
+    if (!isMessage) return true;
     const [messages, bytes] = this.inFlight;
-    if (!this.#mayNumber() || this.unsettled.size >= 16 * this.outWindow[0]) return false;
-    return messages <= 0 || (messages < this.outWindow[0] && bytes + entry.size <= this.outWindow[1]);
+    const fits = messages < this.window[0] && bytes + size <= this.window[1];
+    return (messages === 0 || fits) && this.unsettled.size < 16 * this.window[0];
   }
 
-  #commit(entry) {
-    if (!entry.numbered) return;
-    this.sent += 1;
-    this.onLink = this.sent;
-    entry.number = this.sent;
-    this.kept.push(entry);
-    this.keptBytes += entry.size;
-    if (!entry.window) return;
-    this.unsettled.set(entry.number, entry);
-    this.sentWindow[0] += 1;
-    this.sentWindow[1] += entry.size;
-    if (entry.request) this.requests.set(entry.request.id, entry.request);
-  }
-
-  /** What may go now: of the replay first, then notes, then from the outbox. */
+  /** What goes next: of the replay, then the notes, then from the outbox. */
   #next(outbox) {
-    if (this.onLink < this.sent) return this.kept[this.onLink - this.peer.received];
-    const [first] = this.notes;
-    if (first) return !first.numbered || this.#mayNumber() ? first : null;
-    let entry;
-    while ((entry = outbox.peek()) && entry.size > this.theirs.message_bytes) {
+    if (this.#onLink < this.sent) return this.kept[this.#onLink - this.#peer.received];
+    let entry = this.notes[0] ?? outbox.peek();
+    while (entry?.isMessage && entry.size > this.theirs.message_bytes) {
       outbox.remove(entry);
       entry.settle("dropped", "oversize");
+      entry = outbox.peek();
     }
     return entry && this.#mayGo(entry) ? entry : null;
   }
 
-  /** The next batch, or null; with `ack` also one of a header alone if there is news. */
+  #commit(entry, outbox) {
+    if (this.#onLink < this.sent) {
+      this.#onLink += 1;
+      return;
+    }
+    if (entry === this.notes[0]) this.notes.shift();
+    else outbox.remove(entry);
+    if (!entry.isNumbered) return;
+    entry.number = this.#onLink = this.sent += 1;
+    this.kept.push(entry);
+    this.#keptBytes += entry.size;
+    if (!entry.isMessage) return;
+    this.unsettled.set(entry.number, entry);
+    this.#volume = plus(this.#volume, 1, entry.size);
+    if (entry.request) this.requests.set(entry.request.id, entry.request);
+  }
+
+  /** The next batch, or null. With `ack` it may be a header alone; `bye` ends the session. */
   batch(outbox, ack = false, bye = null) {
+    const first = this.#onLink + 1;
     const frames = [];
-    const first = this.onLink + 1;
     let bytes = 0;
     let entry;
-    while (frames.length < FRAMES && bytes < BATCH_BYTES && (entry = this.#next(outbox))) {
-      if (frames.length > 0 && bytes + entry.size > BATCH_BYTES && entry.size <= BATCH_BYTES) break;
-      if (this.onLink < this.sent) this.onLink += 1;
-      else {
-        if (entry === this.notes[0]) this.notes.shift();
-        else outbox.remove(entry);
-        this.#commit(entry);
-      }
-      frames.push(entry.text);
-      bytes += entry.size;
+    while (frames.length < FRAMES - 1 && bytes < BATCH_BYTES && (entry = this.#next(outbox))) {
+      const { text, size } = entry;
+      if (bytes && size <= BATCH_BYTES && bytes + size > BATCH_BYTES) break;
+      this.#commit(entry, outbox);
+      frames.push(text);
+      bytes += size;
     }
     if (bye !== null) frames.push(JSON.stringify(["bye", bye]));
-    if (frames.length === 0 && !(ack && this.hasNews())) return null;
+    if (frames.length === 0 && !(ack && this.hasNews)) return null;
     return [this.#header(first, bye !== null), ...frames].join("\n");
   }
 
-  #header(first, last) {
-    const all = this.consumed;
-    const from = last ? this.peer.settled : this.listed;
-    let ranges = this.#ranges(from, all);
-    if (ranges.length > RANGES && from < this.told.consumed) {
-      ranges = this.#ranges(this.told.consumed, all);
-    }
-    const consumed = ranges.length > RANGES ? ranges[RANGES][0] - 1 : all;
-    this.listed = consumed;
+  #header(first, isLast) {
+    let ranges = this.#ranges(isLast ? this.#peer.settled : this.#listed, this.consumed);
+    if (ranges.length > RANGES) ranges = this.#ranges(this.#told.consumed, this.consumed);
+    const consumed = ranges.length > RANGES ? ranges[RANGES][0] - 1 : this.consumed;
+    this.#listed = consumed;
     this.#tell(consumed);
-    const marks = [first, this.settled, this.received, consumed, ...this.credit];
+    const marks = [first, this.#settled, this.received, consumed, ...this.#credit];
     return JSON.stringify([...marks, ranges.slice(0, RANGES)]);
   }
 
+  /** What was dropped behind `from`, up to `to`. */
   #ranges(from, to) {
-    return this.drops
-      .filter(([first, last]) => last > from && first <= to)
-      .map(([first, last]) => [Math.max(first, from + 1), Math.min(last, to)]);
+    const found = this.#drops.filter(([first, last]) => last > from && first <= to);
+    return found.map(([first, last]) => [Math.max(first, from + 1), Math.min(last, to)]);
   }
 
   #tell(consumed) {
-    const { received, receivedBytes } = this;
-    this.told = { received, receivedBytes, consumed, credit: [...this.credit] };
+    this.#told = { received: this.received, bytes: this.#bytes, consumed, credit: this.#credit };
   }
 
-  hasNews() {
-    const { told, credit } = this;
-    return told.received < this.received || told.consumed < this.consumed || told.credit[0] < credit[0];
+  /** Whether there is something to acknowledge, and whether that should go at once. */
+  get hasNews() {
+    const { received, consumed, credit } = this.#told;
+    return received < this.received || consumed < this.consumed || credit[0] < this.#credit[0];
   }
 
-  /** Whether an ack should go at once. */
-  isUrgent() {
-    const { told, credit, inWindow, theirs } = this;
-    return (
-      (credit[0] - told.credit[0]) * 4 >= inWindow[0] ||
-      (credit[1] - told.credit[1]) * 4 >= inWindow[1] ||
-      (this.received - told.received) * 4 >= theirs.replay[0] ||
-      (this.receivedBytes - told.receivedBytes) * 4 >= theirs.replay[1]
-    );
+  get isUrgent() {
+    const { received, bytes, credit } = this.#told;
+    const news = [this.#credit[0] - credit[0], this.#credit[1] - credit[1], this.received - received];
+    const limits = [...this.windowIn, ...this.theirs.replay];
+    return [...news, this.#bytes - bytes].some((count, place) => count * 4 >= limits[place]);
   }
 
-  /** Make the other side say something within 200 ms: a void of a new number is to be acked. */
+  /** Make the other side say something within 200 ms: a void under a new number. */
   probe() {
-    if (this.kept.length === 0 && this.notes.length === 0) this.notes.push(note("void"));
+    if (this.kept.length + this.notes.length === 0) this.notes.push(note("void"));
   }
 
   // What comes in
 
-  /** Take in a batch; throws `Breach`. */
+  /** Take in a batch, or throw a `Breach`. */
   feed(text) {
-    insist(typeof text === "string", "a binary message");
+    insist(isString(text), "a binary message");
     const most = this.mine.message_bytes + 81_920;
-    if (text.length * 3 > most && bytesOf(text) > most) throw new Breach("a large batch", 1009, false);
-    const lines = text.split("\n");
-    // JSON.parse takes 1.0 for 1: so the letters are looked at.
-    const header = /^\[[\d\s,[\]]*$/.test(lines[0]) ? parse(lines[0]) : null;
-    insist(Array.isArray(header) && header.length === 7, "no header");
-    insist(lines.length <= FRAMES + 1, "too many frames");
-    insist(Array.isArray(header[6]) && header[6].length <= RANGES, "too many drops");
+    if (text.length * 3 > most && bytesOf(text) > most) throw new Breach("a batch too large", 1009, false);
+    const [head, ...lines] = text.split("\n");
+    // JSON.parse takes 1.0 for 1, so the letters are looked at.
+    const header = /^\[[\d\s,[\]]*$/.test(head) && parse(head);
+    insist(Array.isArray(header) && header.length === 7 && Array.isArray(header[6]), "no header");
+    insist(lines.length <= FRAMES && header[6].length <= RANGES, "more than a batch may have");
     let [number] = header;
     insist(isNumber(number) && number > 0 && number <= this.received + 1, "a number that is not due");
     this.#mark(header.slice(1, 6), header[6], false);
-    const waiting = this.#ranges(0, this.listed).reduce((sum, [from, to]) => sum + to - from + 1, 0);
-    insist(waiting <= 32 * this.inWindow[0], "no drop is settled");
-    for (const line of lines.slice(1)) number += this.#frame(line, number) ? 1 : 0;
+    const waiting = this.#ranges(0, this.#listed).reduce((sum, [from, to]) => sum + to - from + 1, 0);
+    insist(waiting <= 32 * this.windowIn[0], "no drop is settled");
+    for (const line of lines) number += this.#frame(line, number) ? 1 : 0;
   }
 
+  /** Take in the marks of a header or a position. */
   #mark(marks, drops, isPosition) {
-    insist(marks.every(isNumber), "a mark that is no number");
     const [settled, received, consumed, messages, bytes] = marks;
-    const { peer, theirs, sentWindow } = this;
-    insist(settled >= peer.settled && settled <= this.told.consumed, "settled");
-    insist(received >= peer.received && received <= this.onLink, "received");
-    insist((isPosition || consumed >= peer.consumed) && consumed <= received, "consumed");
-    insist(messages >= peer.messages && messages <= sentWindow[0] + theirs.held[0], "messages");
-    insist(bytes >= peer.bytes && bytes <= sentWindow[1] + theirs.held[1], "bytes");
-    checkDrops(drops, consumed);
-    this.peer = { settled, received, consumed, messages, bytes };
-    this.drops = this.drops.filter(([, last]) => last > settled);
-    this.#release(received);
+    const before = this.#peer;
+    const most = plus(this.#volume, ...this.theirs.held);
+    insist(marks.every(isNumber) && Array.isArray(drops), "a mark");
+    insist(settled >= before.settled && settled <= this.#told.consumed, "settled");
+    insist(received >= before.received && received <= this.#onLink, "received");
+    insist((isPosition || consumed >= before.consumed) && consumed <= received, "consumed");
+    insist(messages >= before.messages && messages <= most[0], "messages");
+    insist(bytes >= before.bytes && bytes <= most[1], "bytes");
+    drops.reduce((end, range) => {
+      insist(isPair(range) && range.length === 2 && range[0] > end && range[1] >= range[0], "drops");
+      return range[1];
+    }, 0);
+    insist(drops.length === 0 || drops.at(-1)[1] <= consumed, "drops");
+    this.#peer = { settled, received, consumed, messages, bytes };
+    this.#drops = this.#drops.filter(([, last]) => last > settled);
+    this.#forget(received);
     this.#settle(consumed, drops);
   }
 
-  #release(received) {
-    const count = this.kept.findIndex((entry) => entry.number > received);
+  #forget(received) {
+    const count = this.kept.findIndex(({ number }) => number > received);
     for (const entry of this.kept.splice(0, count < 0 ? this.kept.length : count)) {
-      this.keptBytes -= entry.size;
-      if (entry.final) this.finals -= 1;
+      this.#keptBytes -= entry.size;
+      if (entry.isFinal) this.#finals -= 1;
     }
   }
 
   #settle(consumed, drops) {
+    this.#settled = Math.max(this.#settled, consumed);
     for (const [number, entry] of this.unsettled) {
-      if (number > consumed) break;
+      if (number > consumed) return;
       this.unsettled.delete(number);
-      const dropped = drops.some(([first, last]) => first <= number && number <= last);
-      entry.settle(...(dropped ? ["dropped", "receiver"] : ["acked", null]));
+      const isDrop = drops.some(([first, last]) => first <= number && number <= last);
+      entry.settle(...(isDrop ? ["dropped", "receiver"] : ["acked", null]));
     }
-    this.settled = Math.max(this.settled, consumed);
   }
 
-  /** Take in one frame; whether it had a number. */
+  /** Take in a frame; whether it has a number. */
   #frame(text, number) {
     const size = bytesOf(text);
-    if (size > this.mine.message_bytes) throw new Breach("a large frame", 1009);
-    if (text[0] !== "[") {
-      if (this.#admit(number, size)) this.#window(number, size) && this.#message(text, number, size);
-      return true;
-    }
-    const frame = parse(text);
+    if (size > this.mine.message_bytes) throw new Breach("a frame too large", 1009);
+    const frame = text[0] === "[" ? parse(text) : ["message"];
     insist(Array.isArray(frame), "a frame that cannot be read");
-    const [kind, id, third, fourth] = frame;
-    if (kind === "aside") {
-      insist(isObject(id), "an aside");
-      const message = decode(id);
-      if (message) this.host.aside(message, size);
+    const [kind, id] = frame;
+    if (kind === "aside" || kind === "bye") {
+      insist(kind === "aside" ? isObject(id) : isString(id), kind);
+      if (kind === "bye") this.host.bye(id);
+      else if (decode(id)) this.host.aside(decode(id), size);
       return false;
     }
-    if (kind === "bye") {
-      insist(typeof id === "string", "a bye");
-      this.host.bye(id);
-      return false;
-    }
-    insist(kind === "void" || (FRAME[kind] && isNumber(id) && FRAME[kind](frame)), `a frame ${kind}`);
-    if (!this.#admit(number, size)) return true;
-    if (kind === "req") this.#window(number, size) && this.#asked(id, frame[5], number, size);
-    else if (["part", "end", "fail"].includes(kind)) this.#answer(kind, id, third, fourth, text);
-    return true;
-  }
-
-  /** Count a numbered frame; false if it is known. */
-  #admit(number, size) {
-    if (number <= this.received) return false;
+    const isKnown = Object.hasOwn(CONTROL, kind) && isNumber(id) && CONTROL[kind](frame);
+    insist(isKnown || kind === "void" || text[0] !== "[", "a control frame");
+    if (number <= this.received) return true;
     this.received = number;
-    this.receivedBytes += size;
+    this.#bytes += size;
+    if (kind === "message" || kind === "req") this.#admit(number, size);
+    if (kind === "message") this.#message(text, number, size);
+    else if (kind === "req") this.#refuse(frame, number, size);
+    else if (["part", "end", "fail"].includes(kind)) this.#answer(frame, text);
     return true;
   }
 
-  #window(number, size) {
-    const { got, credit, inWindow, mine, consumed } = this;
-    const messages = got[0] + mine.held[0] - credit[0];
-    const bytes = got[1] + mine.held[1] - credit[1];
-    const fits = messages < inWindow[0] && bytes + size <= inWindow[1];
-    insist(messages <= 0 || fits, "more than the window has");
-    while (this.behind[0] <= consumed) this.behind.shift();
-    insist(this.behind.push(number) <= 16 * inWindow[0], "more behind a message than 16 windows");
-    this.got = [got[0] + 1, got[1] + size];
-    this.waiting.add(number);
-    return true;
+  /** Count a message or a request, if there was room for it in the window. */
+  #admit(number, size) {
+    const [messages, bytes] = plus(this.#volumeIn, ...this.mine.held);
+    const inFlight = [messages - this.#credit[0], bytes - this.#credit[1]];
+    const fits = inFlight[0] < this.windowIn[0] && inFlight[1] + size <= this.windowIn[1];
+    insist(inFlight[0] <= 0 || fits, "more than the window has");
+    const { consumed } = this;
+    while (this.#behind[0] <= consumed) this.#behind.shift();
+    insist(this.#behind.push(number) <= 16 * this.windowIn[0], "more than 16 windows");
+    this.#volumeIn = plus(this.#volumeIn, 1, size);
+    this.#waiting.add(number);
   }
 
   #message(text, number, size) {
     const message = decode(parse(text));
     if (message) this.host.message(message, { session: this, number, size });
-    else {
-      this.take(number, size);
-      this.host.unreadable();
-    }
+    else this.take(number, size);
+    if (!message) this.host.malformed();
   }
 
-  /** The program has taken a message; of number 0 are those of earlier sessions. */
+  /** The number up to which all of the other's frames were taken. */
+  get consumed() {
+    for (const number of this.#waiting) return number - 1;
+    return this.received;
+  }
+
+  /** The program has taken a message; those of earlier sessions have the number 0. */
   take(number, size) {
-    this.waiting.delete(number);
-    this.credit = [this.credit[0] + 1, this.credit[1] + size];
+    this.#waiting.delete(number);
+    this.#credit = plus(this.#credit, 1, size);
   }
 
   /** Nobody wants a message. */
   drop(number, size) {
     this.take(number, size);
-    const last = this.drops.at(-1);
+    const last = this.#drops.at(-1);
     if (last?.[1] === number - 1) last[1] = number;
-    else this.drops.push([number, number]);
+    else this.#drops.push([number, number]);
   }
 
-  // Requests, ours first
+  // Requests
 
-  #answer(kind, id, third, fourth, text) {
+  /** Nobody serves requests here. */
+  #refuse([, id, , , , envelope], number, size) {
+    insist((this.#finals += 1) <= REQUESTS, "too many requests");
+    this.take(number, size);
+    const isReadable = decode(envelope) !== null;
+    if (!isReadable) this.host.malformed();
+    const fail = note("fail", id, isReadable ? "unserved" : "malformed", "");
+    this.notes.push(Object.assign(fail, { isFinal: true }));
+  }
+
+  #answer([kind, id, third, fourth], text) {
     const request = this.requests.get(id);
     insist(request, "an answer to no request");
-    if (kind === "fail") {
+    const message = kind === "fail" ? null : decode(third);
+    insist(message || kind === "fail", "an answer that cannot be read");
+    if (kind !== "part") {
       this.requests.delete(id);
-      request.fail(third, fourth);
-      return;
-    }
-    const message = decode(third);
-    insist(message, "an answer that cannot be read");
-    if (kind === "end") {
-      this.requests.delete(id);
-      request.end(message);
+      request.answer(message, third, fourth);
       return;
     }
     const size = envelopeBytes(text);
-    const { got, told, offered } = request;
-    const waits = got[1] - told[1];
-    const fits = waits + size <= offered[1] || waits * 4 < offered[1];
-    insist(got[0] - told[0] < offered[0] && fits, "more parts than there is credit for");
-    request.got = [got[0] + 1, got[1] + size];
+    const [limit, limitBytes] = request.offered;
+    const waiting = [request.got[0] - request.told[0], request.got[1] - request.told[1]];
+    const fits = waiting[1] + size <= limitBytes || waiting[1] * 4 < limitBytes;
+    insist(waiting[0] < limit && fits, "more parts than there is credit for");
+    request.got = plus(request.got, 1, size);
     request.part(message, size);
   }
 
   /** The program has taken a part; `more` goes at each quarter. */
   takePart(request, size) {
     const { offered, told } = request;
-    request.taken = [request.taken[0] + 1, request.taken[1] + size];
-    const { taken } = request;
-    const isDue = [0, 1].some((at) => (taken[at] - told[at]) * 4 >= offered[at]);
+    const taken = (request.taken = plus(request.taken, 1, size));
+    const isDue = taken.some((count, place) => (count - told[place]) * 4 >= offered[place]);
     if (!isDue || this.requests.get(request.id) !== request) return;
     request.told = taken;
     this.notes.push(note("more", request.id, taken));
@@ -502,101 +480,66 @@ export class Session {
   cancel(request) {
     if (this.requests.get(request.id) === request) this.notes.push(note("cancel", request.id));
   }
-
-  /** Nobody serves requests here. */
-  #asked(id, envelope, number, size) {
-    insist((this.finals += 1) <= REQUESTS, "too many requests");
-    this.take(number, size);
-    const isMessage = decode(envelope);
-    if (!isMessage) this.host.unreadable();
-    const fail = note("fail", id, isMessage ? "unserved" : "malformed", "");
-    this.notes.push(Object.assign(fail, { final: true }));
-  }
 }
 
-/** What the numbered control frames must have behind their id. */
-const FRAME = {
-  req: ([, , deadline, parts, trace, envelope]) =>
-    (deadline === null || isNumber(deadline)) && isPair(parts) &&
-    (trace === null || typeof trace === "string") && isObject(envelope),
-  part: ([, , envelope]) => isObject(envelope),
-  end: ([, , envelope]) => isObject(envelope),
-  fail: ([, , code, text]) => typeof code === "string" && typeof text === "string",
-  cancel: () => true,
-  more: ([, , taken]) => isPair(taken),
-};
-
-/** What waits to be sent: a lane for each priority. */
+/** What waits to be sent, in the order in which it came. */
 export class Outbox {
-  #lanes = Object.fromEntries(PRIORITIES.map((priority) => [priority, []]));
-  messages = 0;
+  entries = [];
   bytes = 0;
 
-  all() {
-    return PRIORITIES.flatMap((priority) => this.#lanes[priority]);
-  }
-
   put(entry) {
-    this.#lanes[entry.priority].push(entry);
-    this.messages += 1;
+    this.entries.push(entry);
     this.bytes += entry.size;
   }
 
-  /** Put `entry` where `old` is, if that is in its lane and order. */
-  replace(old, entry) {
-    const lane = this.#lanes[old.priority];
-    const place = lane.indexOf(old);
-    this.remove(old);
-    this.put(entry);
-    if (old.priority !== entry.priority || old.order !== entry.order) return;
-    lane.pop();
-    lane.splice(place, 0, Object.assign(entry, { at: old.at }));
-  }
-
-  remove(entry) {
-    const lane = this.#lanes[entry.priority];
-    const place = lane.indexOf(entry);
+  remove(entry, ...instead) {
+    const place = this.entries.indexOf(entry);
     if (place < 0) return false;
-    lane.splice(place, 1);
-    this.messages -= 1;
+    this.entries.splice(place, 1, ...instead);
     this.bytes -= entry.size;
     return true;
   }
 
-  /** The one that goes next. Of an order it is always the first. */
-  peek() {
-    const due = (entry) => entry.at + PATIENCE_MS[entry.priority];
-    const heads = PRIORITIES.map((priority) => this.#lanes[priority][0]).filter(Boolean);
-    if (heads.length === 0) return undefined;
-    const next = heads.reduce((one, other) => (due(other) <= due(one) ? other : one));
-    if (next.order === undefined) return next;
-    const same = this.all().filter((entry) => entry.order === next.order);
-    return same.reduce((one, other) => (other.count < one.count ? other : one));
+  /** Put `entry` in the place of `old`. */
+  replace(old, entry) {
+    this.remove(old, Object.assign(entry, { at: old.at }));
+    this.bytes += entry.size;
   }
 
-  /** What has to go so that there is room for `entry`: less urgent ones, or null. */
-  victims(entry, messages, bytes) {
+  /** The one that goes next: the most urgent, but an order is kept. */
+  peek() {
+    const due = ({ at, priority }) => at + PATIENCE_MS[priority];
+    let next = this.entries[0];
+    for (const entry of this.entries) if (due(entry) < due(next)) next = entry;
+    if (next?.order === undefined) return next;
+    return this.entries.find(({ order }) => order === next.order);
+  }
+
+  /** Those that have to go for `entry`, the least urgent first; or null if that is not enough. */
+  victims({ priority, size }, messages, bytes) {
+    const urgency = URGENCY.indexOf(priority);
+    const less = URGENCY.slice(0, urgency).flatMap((name) => this.entries.filter((each) => each.priority === name));
+    let count = this.entries.length + 1;
+    let sum = this.bytes + size;
     const found = [];
-    let size = this.bytes + entry.size;
-    for (const other of this.all()) {
-      if (this.messages - found.length < messages && size <= bytes) return found;
-      if (PRIORITIES.indexOf(other.priority) >= PRIORITIES.indexOf(entry.priority)) return null;
-      found.push(other);
-      size -= other.size;
+    while (count > messages || sum > bytes) {
+      if (less.length === 0) return null;
+      found.push(less.shift());
+      count -= 1;
+      sum -= found.at(-1).size;
     }
-    return size <= bytes ? found : null;
+    return found;
   }
 }
 
-/** Items as they come: an async iterator. `taken(item)` is called when one is taken or discarded. */
+/** An async iterator of what comes. `taken(entry)` is called for what is taken or discarded. */
 class Stream {
   #items = [];
   #waiters = [];
-  #error = null;
-  isOver = false;
+  #end = null;
   bytes = 0;
 
-  constructor(types, taken, closed = () => {}) {
+  constructor(types, taken = () => {}, closed = () => {}) {
     Object.assign(this, { types, taken, closed });
   }
 
@@ -616,23 +559,20 @@ class Stream {
     const last = this.#items.at(-1)?.item;
     if (item.kind === "gap" && last?.kind === "gap") last.count += item.count;
     else if (item.kind !== "reset" || last?.kind !== "reset") this.#items.push({ item, entry });
+    else return;
     this.bytes += entry?.size ?? 0;
-    if (this.#waiters.length) this.#waiters.shift()[0](this.#take());
+    if (this.#waiters.length) this.#waiters.shift().resolve(this.next());
   }
 
-  #take() {
+  async next() {
+    if (this.#items.length === 0) {
+      if (this.#end === null) return new Promise((resolve) => this.#waiters.push({ resolve }));
+      return this.#end();
+    }
     const { item, entry } = this.#items.shift();
     this.bytes -= entry?.size ?? 0;
     if (entry) this.taken(entry);
     return { value: item, done: false };
-  }
-
-  /** The next item; several calls may wait. */
-  async next() {
-    if (this.#items.length) return this.#take();
-    if (this.#error) throw this.#error;
-    if (this.isOver) return { value: undefined, done: true };
-    return new Promise((...waiter) => this.#waiters.push(waiter));
   }
 
   /** Stop receiving; what it holds is discarded. */
@@ -647,82 +587,72 @@ class Stream {
     return this.#items.splice(0);
   }
 
-  /** No more will come; what it holds can still be taken. */
+  /** No more will come; what it holds can still be taken, and then an error is thrown. */
   finish(error = null) {
-    if (this.isOver) return;
-    this.isOver = true;
-    this.#error = error;
-    for (const [resolve, reject] of this.#waiters.splice(0)) {
-      if (error) reject(error);
-      else resolve({ value: undefined, done: true });
-    }
-    this.closed(this);
+    if (this.#end !== null) return;
+    this.#end = async () => {
+      if (error) throw error;
+      return { value: undefined, done: true };
+    };
+    for (const { resolve } of this.#waiters.splice(0)) resolve(this.#end());
+    this.closed();
   }
 }
 
-/** `await` this many ms, or less if `wake()` is called. */
+/** `over` resolves after so many ms, or when `wake()` is called. */
 function pause(ms) {
   let wake;
-  const over = new Promise((resolve) => (wake = resolve));
+  const woken = new Promise((resolve) => (wake = resolve));
   const timer = setTimeout(wake, Math.min(ms, TIMER_MS));
-  return { over: over.finally(() => clearTimeout(timer)), wake };
+  return { over: woken.then(() => clearTimeout(timer)), wake };
 }
 
-const advice = (...reasons) => {
-  const found = reasons.map((reason) => /retry-after=(\d+(\.\d+)?)/.exec(reason ?? "")).find(Boolean);
-  return found ? Number(found[1]) * 1000 : 0;
-};
-
-/** End a link of which no answer is expected. */
-const cut = (socket) => socket.terminate?.();
-
-/** End a link with this close code, or what a page may say in its place. */
+/** End a link. A page may not say every code: it says 4002 for 1002, and so on. */
 function hangUp(socket, code) {
   try {
     socket.close(code);
   } catch {
     socket.close(code + 3000);
   }
-  if (socket.terminate) setTimeout(() => socket.terminate(), 2000).unref?.();
+  if (socket.terminate) setTimeout(() => socket.terminate(), 1000).unref?.();
 }
 
-const plus = (pair, messages, bytes) => [pair[0] + messages, pair[1] + bytes];
-const noSession = () => new RealtimeError("no_session", "requests need a session");
-const undelivered = (outcome) =>
-  new RealtimeError("undelivered", `the request is ${outcome.kind}`, { outcome });
+const undelivered = (kind, reason = null) =>
+  new RealtimeError("undelivered", `the request is ${kind}`, { outcome: { kind, reason } });
 
-/** A connection; `connect()` makes one. */
 class Connection {
   #url;
   #options;
   #outbox = new Outbox();
-  /** Sends without an outcome, requests without an answer, and messages on their way to the kernel. */
+  /** Sends without an outcome, requests without an answer, what the kernel has not taken. */
   #open = new Set();
   #requests = new Set();
   #writing = [];
-  #drains = [];
+  #drained = [];
   #streams = new Set();
   #watchers = new Set();
   /** What comes before the first stream is opened. */
   #lobby = new Stream([], (entry) => this.#taken(entry));
-  /** Messages and bytes that lie here, and how many were taken since the last hello. */
+  /** Messages, and bytes of messages, that lie here, and that were taken since the last hello. */
   #untaken = [0, 0];
   #since = [0, 0];
   #session = null;
+  /** The link from its dial on, and the one that is up. */
   #dialled = null;
   #link = null;
   #wait = null;
-  /** Whether a link was up, a session was welcomed, and the server cannot bear the offer. */
   #hadLink = false;
   #wasWelcomed = false;
   #offers = true;
   #triesPlain = false;
+  /** How the last links ended, and how many of them in a row. */
+  #repeated = { kind: null, count: 0 };
   #isClosing = false;
   #isOver = false;
   #onlineMs = 0;
   #count = 0;
   #prefix = Math.random().toString(36).slice(2, 8);
-  #flushing = false;
+  #isFlushing = false;
   #wantsAck = false;
   #ackTimer = null;
   #pollTimer = null;
@@ -739,12 +669,12 @@ class Connection {
     this.#options = options;
     this.#lobby.wants = () => true;
     const { signal } = options;
-    const online = () => this.retryNow();
+    const retry = () => this.retryNow();
     const abort = () => this.#end("disconnected", "aborted");
-    globalThis.addEventListener?.("online", online);
+    globalThis.addEventListener?.("online", retry);
     signal?.addEventListener("abort", abort);
     this.ended.then(() => {
-      globalThis.removeEventListener?.("online", online);
+      globalThis.removeEventListener?.("online", retry);
       signal?.removeEventListener("abort", abort);
     });
     if (signal?.aborted) abort();
@@ -753,7 +683,7 @@ class Connection {
 
   // The program's side
 
-  /** Queue a message. Throws if it cannot be accepted: nothing is sent then. */
+  /** Queue a message: `{id, outcome, withdraw()}`. What it throws was not accepted. */
   send(type, payload = null, options = {}) {
     const entry = this.#entry(type, payload, options);
     const outcome = this.#accept(entry, options);
@@ -767,10 +697,10 @@ class Connection {
 
   /** Ask for a reply in parts: an async iterator of messages. */
   exchange(type, payload = null, options = {}) {
-    return this.#ask(type, payload, options, [256, 262_144]).stream;
+    return this.#ask(type, payload, options, PARTS).stream;
   }
 
-  /** What comes of these types, or of all but `heartbeat`. */
+  /** What comes of these types, or of all but `heartbeat`: an async iterator of items. */
   subscribe(...types) {
     const forget = () => this.#streams.delete(stream);
     const stream = new Stream(types, (entry) => this.#taken(entry), forget);
@@ -780,9 +710,9 @@ class Connection {
     return stream;
   }
 
-  /** The states from the current one on; the last 64 that were not taken are kept. */
+  /** The states from the current one on: an async iterator. */
   states() {
-    const stream = new Stream([], () => {}, () => this.#watchers.delete(stream));
+    const stream = new Stream([], undefined, () => this.#watchers.delete(stream));
     stream.push(this.state);
     if (this.#isOver) stream.finish();
     else this.#watchers.add(stream);
@@ -796,10 +726,10 @@ class Connection {
 
   /** Resolves when every accepted send has its outcome. */
   async drain() {
-    if (this.#open.size) await new Promise((resolve) => this.#drains.push(resolve));
+    if (this.#open.size) await new Promise((resolve) => this.#drained.push(resolve));
   }
 
-  /** Take no more sends, let those that were accepted go, and end; resolves with the last state. */
+  /** Take no more sends, give the accepted ones this time, and end; resolves with the last state. */
   async close(timeoutMs = this.#options.closeMs) {
     this.#isClosing = true;
     const limit = pause(timeoutMs);
@@ -812,134 +742,128 @@ class Connection {
   // Sends
 
   #entry(type, payload, { priority = "normal", key, order }) {
-    if (typeof type !== "string") throw new RealtimeError("payload", "the type must be a string");
-    if (!PRIORITIES.includes(priority)) throw new RealtimeError("payload", `no priority: ${priority}`);
-    const id = `${this.#prefix}-${(this.#count += 1)}`;
-    const text = toJson({ id, type, payload, timestamp: Date.now(), priority, key });
+    if (!isString(type) || !URGENCY.includes(priority)) {
+      throw new RealtimeError("usage", `no type, or no priority: ${type}, ${priority}`);
+    }
+    const count = (this.#count += 1);
+    const id = `${this.#prefix}-${count}`;
+    let text;
+    try {
+      text = JSON.stringify({ id, type, payload, timestamp: Date.now(), priority, key });
+    } catch (error) {
+      throw new RealtimeError("payload", `the payload must fit in JSON: ${error.message}`);
+    }
     const at = this.#onlineMs + (this.#link ? now() - this.#link.up : 0);
-    return new Entry(text, { id, priority, key, order, at, count: this.#count, window: true });
+    return new Entry(text, { id, count, priority, key, order, at, isMessage: true });
   }
 
-  /** Put it into the outbox, or throw; a promise of its outcome. */
+  /** Put it into the outbox; a promise of its outcome. */
   #accept(entry, { ttlMs = Infinity, whenOffline = "queue" }) {
     const { messageBytes, outboxMessages, outboxBytes } = this.#options;
     if (this.#isClosing) throw new RealtimeError("closed", "the connection is over");
     if (entry.size > messageBytes) throw new RealtimeError("payload", `more than ${messageBytes} bytes`);
-    const isOffline = !this.#link && whenOffline !== "queue";
-    if (isOffline && whenOffline === "fail") throw new RealtimeError("offline", "there is no link");
-    if (isOffline) return Promise.resolve({ kind: "dropped", reason: "offline" });
-    const old = entry.key !== undefined && this.#outbox.all().find((each) => each.key === entry.key);
+    entry.isFleeting = whenOffline !== "queue";
+    if (entry.isFleeting && !this.#link) {
+      if (whenOffline === "fail") throw new RealtimeError("offline", "there is no link");
+      return Promise.resolve({ kind: "dropped", reason: "offline" });
+    }
+    const { entries } = this.#outbox;
+    const old = entry.key === undefined ? null : entries.find(({ key }) => key === entry.key);
     const victims = old ? [] : this.#outbox.victims(entry, outboxMessages, outboxBytes);
     if (!victims) throw new RealtimeError("outbox_full", "the outbox is full");
     for (const victim of victims) this.#takeBack(victim, "dropped", "evicted");
-    const outcome = new Promise((resolve) => {
-      entry.settle = (kind, reason) => this.#settled(entry, { kind, reason }, resolve);
-    });
-    entry.isFleeting = whenOffline !== "queue";
-    if (ttlMs <= TIMER_MS) {
-      entry.timer = setTimeout(() => this.#takeBack(entry, "dropped", "expired"), ttlMs);
-    }
+    if (old) this.#outbox.replace(old, entry);
+    else this.#outbox.put(entry);
+    old?.settle("dropped", "replaced");
+    const expire = () => this.#takeBack(entry, "dropped", "expired");
+    const timer = ttlMs <= TIMER_MS ? setTimeout(expire, ttlMs) : null;
     this.#open.add(entry);
-    if (old) {
-      this.#outbox.replace(old, entry);
-      old.settle("dropped", "replaced");
-    } else this.#outbox.put(entry);
     this.#flushSoon();
-    return outcome;
+    return new Promise((resolve) => {
+      entry.settle = (kind, reason) => {
+        if (!this.#open.delete(entry)) return;
+        clearTimeout(timer);
+        resolve({ kind, reason });
+        entry.request?.settled(kind, reason);
+        if (this.#open.size === 0) for (const drained of this.#drained.splice(0)) drained();
+      };
+    });
   }
 
-  #settled(entry, outcome, resolve) {
-    if (!this.#open.delete(entry)) return;
-    clearTimeout(entry.timer);
-    resolve(outcome);
-    entry.request?.settled(outcome);
-    if (this.#open.size === 0) for (const drained of this.#drains.splice(0)) drained();
-  }
-
-  /** True if it was still queued. Else, in a session, it is not sent again. */
+  /** Whether it was still queued; if not, it is at least not sent again. */
   #takeBack(entry, ...outcome) {
-    const isQueued = this.#outbox.remove(entry);
-    if (isQueued) entry.settle(...outcome);
+    const wasQueued = this.#outbox.remove(entry);
+    if (wasQueued) entry.settle(...outcome);
     else entry.back ??= outcome;
-    return isQueued;
+    return wasQueued;
   }
 
   // Requests
 
-  #ask(type, payload, { timeoutMs = null, signal, priority }, offered) {
+  #ask(type, payload, { timeoutMs = null, priority, signal }, offered) {
     if (this.#requests.size >= REQUESTS) throw new RealtimeError("outbox_full", "too many requests");
-    if (this.#link && !this.#session) throw noSession();
-    if (signal?.aborted) throw new RealtimeError("cancelled", "the request was aborted");
-    const inner = this.#entry(type, payload, { priority });
+    if (this.#link && !this.#session) throw new RealtimeError("no_session", "the server has no sessions");
+    const entry = this.#entry(type, payload, { priority });
+    const { count: id } = entry;
     const deadline = timeoutMs === null ? null : Math.ceil(timeoutMs);
-    const text = `["req",${inner.count},${deadline},[${offered}],null,${inner.text}]`;
-    const entry = Object.assign(inner, { text, size: bytesOf(text) });
-    const request = { id: inner.count, offered, got: [0, 0], taken: [0, 0], told: [0, 0] };
-    const giveUp = () => over(new RealtimeError("cancelled", "the request was aborted"));
-    const stream = new Stream([], ({ size }) => this.#session?.takePart(request, size), giveUp);
-    let timer = null;
-    let over;
-    const reply = new Promise((resolve, reject) => {
-      over = (error, message = null) => {
-        if (!this.#requests.delete(request)) return;
-        clearTimeout(timer);
-        signal?.removeEventListener("abort", giveUp);
-        if (message && message.payload !== null) stream.push(message);
-        stream.finish(error);
-        if (error) reject(error);
-        else resolve(message);
-        this.#takeBack(entry, "withdrawn", null);
-        this.#session?.cancel(request);
-        this.#flushSoon();
-      };
-    });
+    entry.text = `["req",${id},${deadline},[${offered}],null,${entry.text}]`;
+    entry.size = bytesOf(entry.text);
+    const request = (entry.request = { id, offered, got: [0, 0], taken: [0, 0], told: [0, 0] });
+    let resolve;
+    let reject;
+    const reply = new Promise((...both) => ([resolve, reject] = both));
     reply.catch(() => {});
-    Object.assign(request, {
-      over,
-      part: (message, size) => this.#requests.has(request) && stream.push(message, { size }),
-      end: (message) => over(null, message),
-      fail: (code, words) => over(new RealtimeError("refused", words || code, { code })),
-      settled: (outcome) => {
-        if (outcome.kind !== "acked" && outcome.reason !== "receiver") over(undelivered(outcome));
-      },
-    });
+    const timers = [];
+    const over = (error, message) => {
+      if (!this.#requests.delete(request)) return;
+      timers.forEach(clearTimeout);
+      signal?.removeEventListener("abort", abort);
+      if (message && message.payload !== null) stream.push(message);
+      stream.finish(error);
+      if (error) reject(error);
+      else resolve(message);
+      this.#takeBack(entry, "withdrawn", null);
+      this.#session?.cancel(request);
+      this.#flushSoon();
+    };
+    const abort = () => over(new RealtimeError("cancelled", "the request was given up"));
+    const taken = ({ size }) => {
+      this.#session?.takePart(request, size);
+      this.#flushSoon();
+    };
+    const stream = new Stream([], taken, abort);
+    request.over = over;
+    request.part = (message, size) => this.#requests.has(request) && stream.push(message, { size });
+    request.answer = (message, code, text) =>
+      over(message ? null : new RealtimeError("refused", text || code, { code }), message);
+    request.settled = (kind, reason) =>
+      kind === "acked" || reason === "receiver" || over(undelivered(kind, reason));
+    this.#accept(entry, {});
     this.#requests.add(request);
-    try {
-      this.#accept(Object.assign(entry, { request }), {});
-    } catch (error) {
-      over(error);
-      throw error;
-    }
-    signal?.addEventListener("abort", giveUp);
-    const late = () => over(new RealtimeError("deadline", "no reply in time"));
-    if (timeoutMs !== null) timer = setTimeout(late, Math.min(timeoutMs, TIMER_MS));
+    signal?.addEventListener("abort", abort);
+    if (signal?.aborted) abort();
+    const late = () => over(new RealtimeError("deadline", "there was no reply in time"));
+    if (timeoutMs !== null) timers.push(setTimeout(late, Math.min(timeoutMs, TIMER_MS)));
     return { reply, stream };
   }
 
   // What comes in
 
-  message(message, entry) {
-    this.#untaken = plus(this.#untaken, 1, entry.size);
-    this.#route(message, entry);
-  }
-
-  aside(message, size) {
-    this.#route(message, { session: null, size, isAside: true });
-  }
-
-  bye(reason) {
-    this.#dialled.bye = reason;
-    this.#loseSession();
-  }
-
-  unreadable() {
-    this.malformed += 1;
-  }
+  /** What a session tells. */
+  #host = {
+    message: (message, entry) => {
+      this.#untaken = plus(this.#untaken, 1, entry.size);
+      this.#route(message, entry);
+    },
+    aside: (message, size) => this.#route(message, { session: null, isAside: true, size }),
+    malformed: () => (this.malformed += 1),
+    bye: (reason) => this.#bye(reason),
+  };
 
   #route(message, entry) {
-    const wanting = this.#lobby ? [this.#lobby] : [...this.#streams];
-    const streams = wanting.filter((stream) => stream.wants(message.type));
     const { windowMessages, windowBytes } = this.#options;
+    const open = this.#lobby ? [this.#lobby] : [...this.#streams];
+    const streams = open.filter((stream) => stream.wants(message.type));
     entry.uses = 1;
     for (const stream of streams) {
       const isFull = stream.length >= windowMessages || stream.bytes + entry.size > windowBytes;
@@ -951,7 +875,7 @@ class Connection {
     this.#taken(entry, streams.length === 0);
   }
 
-  /** One of those that have it has taken it; the last one gives credit. */
+  /** One more of those that have a message has taken it; the last one gives credit. */
   #taken(entry, isDrop = false) {
     entry.uses -= 1;
     if (entry.uses > 0 || entry.isAside) return;
@@ -968,11 +892,12 @@ class Connection {
     this.#lobby = null;
     for (const { item, entry } of waiting) {
       if (entry) this.#route(item, entry);
-      else this.#mark(item);
+      else this.#tell(item);
     }
   }
 
-  #mark(item) {
+  /** A gap or a reset is for every stream. */
+  #tell(item) {
     for (const stream of this.#lobby ? [this.#lobby] : this.#streams) stream.push({ ...item });
   }
 
@@ -980,45 +905,42 @@ class Connection {
 
   #flushSoon(ack = false) {
     this.#wantsAck ||= ack;
-    if (this.#flushing || !this.#link) return;
-    this.#flushing = true;
+    if (this.#isFlushing || !this.#link) return;
+    this.#isFlushing = true;
     queueMicrotask(() => this.#flush());
   }
 
   #ackSoon() {
     if (!this.#session || !this.#link) return;
-    // The timers of a page that is hidden are late, up to a minute.
+    // In a page that is hidden timers come late, by up to a minute.
     const isHidden = globalThis.document?.visibilityState === "hidden";
-    if (isHidden || this.#session.isUrgent()) this.#flushSoon(true);
+    if (isHidden || this.#session.isUrgent) this.#flushSoon(true);
     else this.#ackTimer ??= setTimeout(() => this.#flushSoon(true), ACK_MS);
   }
 
   #flush() {
     const link = this.#link;
     const ack = this.#wantsAck;
-    this.#flushing = this.#wantsAck = false;
+    this.#isFlushing = this.#wantsAck = false;
     clearTimeout(this.#ackTimer);
+    clearTimeout(this.#pollTimer);
     this.#ackTimer = null;
     if (!link || link.bye !== null) return;
     const { socket } = link;
-    try {
-      while (socket.readyState === 1 && socket.bufferedAmount < BUFFERED_BYTES) {
-        const text = this.#session ? this.#session.batch(this.#outbox, ack) : this.#plain(link);
-        if (text === null) break;
-        socket.send(text);
-      }
-    } catch (error) {
-      link.lose(1011, `the link cannot be written to (${error.message})`);
-      return;
+    while (socket.readyState === 1 && socket.bufferedAmount < BUFFERED_BYTES) {
+      const text = this.#session ? this.#session.batch(this.#outbox, ack) : this.#plain(link);
+      if (text === null) break;
+      socket.send(text);
     }
-    this.#written(link);
-    const isWaiting = this.#writing.length || socket.bufferedAmount >= BUFFERED_BYTES;
-    clearTimeout(this.#pollTimer);
-    if (isWaiting) this.#pollTimer = setTimeout(() => this.#flushSoon(ack), POLL_MS);
-    else if (this.#session?.hasNews()) this.#ackSoon();
+    const taken = link.said - socket.bufferedAmount;
+    while (this.#writing[0]?.end <= taken) this.#writing.shift().settle("written", null);
+    // Nobody tells when the kernel has taken something.
+    const isBehind = this.#writing.length || socket.bufferedAmount >= BUFFERED_BYTES;
+    if (isBehind) this.#pollTimer = setTimeout(() => this.#flushSoon(ack), POLL_MS);
+    else if (this.#session?.hasNews) this.#ackSoon();
   }
 
-  /** The next message of a plain link; it is in flight until the kernel has it. */
+  /** The next message of a plain link, in flight from now on. */
   #plain(link) {
     const entry = this.#outbox.peek();
     if (!entry) return null;
@@ -1028,183 +950,184 @@ class Connection {
     return entry.text;
   }
 
-  #written(link) {
-    const taken = link.said - link.socket.bufferedAmount;
-    while (this.#writing[0]?.end <= taken) this.#writing.shift().settle("written", null);
-  }
-
   // Links
 
   async #run() {
+    const { firstMs, capMs, minUptimeMs } = this.#options;
     let tries = 0;
-    let delayMs = 0;
     let cause = null;
-    while (!this.#isOver) {
-      const phase = this.#hadLink ? "reconnecting" : "connecting";
-      const attempt = tries + 1;
-      if (delayMs > 0) {
-        this.#show({ phase, attempt, retryAt: Date.now() + delayMs, cause });
-        this.#wait = pause(delayMs);
-        await this.#wait.over;
-        this.#wait = null;
-        if (this.#isOver) return;
-      }
-      this.#show({ phase, attempt, cause });
+    for (;;) {
+      this.#show({ attempt: tries + 1, cause });
       const end = await this.#dial();
       if (this.#isOver) return;
-      if (end.fatal) {
-        this.#end("failed", end.cause, new RealtimeError(end.fatal, end.cause));
-        return;
-      }
       cause = end.cause;
-      tries = end.lasted >= this.#options.minUptimeMs ? 1 : tries + 1;
-      const { firstMs, capMs } = this.#options;
-      const jitterMs = Math.random() * Math.min(capMs, firstMs * 2 ** (tries - 1));
-      delayMs = end.isAgain ? 0 : Math.max(advice(end.reason, end.bye), jitterMs);
+      const failure = this.#failure(end);
+      if (failure) this.#end("failed", cause, new RealtimeError(failure, cause));
+      if (failure) return;
+      if (end.isAgain) continue;
+      tries = end.lasted >= minUptimeMs ? 1 : tries + 1;
+      const bound = Math.min(capMs, firstMs * 2 ** (tries - 1));
+      const advised = Math.min(end.adviceMs, 10 * capMs);
+      const spread = Math.random() * Math.min(advised / 2, capMs);
+      const delayMs = Math.max(Math.random() * bound, advised + spread);
+      this.#show({ attempt: tries + 1, retryAt: Date.now() + delayMs, cause });
+      this.#wait = pause(delayMs);
+      await this.#wait.over;
+      this.#wait = null;
+      if (this.#isOver) return;
     }
   }
 
+  /** Why the connection is over with this end of a link, or of a dial; or null. */
+  #failure({ failure, code, isAgain, lasted, wasFirst }) {
+    if (failure || isAgain) return failure ?? null;
+    const [, , kind, times] = ENDS.find(([first, last]) => first <= code && code <= last) ?? [];
+    const isRepeated = kind === this.#repeated.kind && lasted < this.#options.minUptimeMs;
+    const count = isRepeated ? this.#repeated.count + 1 : 1;
+    this.#repeated = { kind, count };
+    if (kind === "unwanted") return wasFirst ? kind : null;
+    const isStale = kind === "refused" && typeof this.#options.token !== "function";
+    return kind && (count >= times || isStale) ? kind : null;
+  }
+
   #show(state) {
-    this.state = { attempt: 0, retryAt: null, cause: null, resumed: false, ...state };
+    const phase = this.#hadLink ? "reconnecting" : "connecting";
+    this.state = { phase, attempt: 0, retryAt: null, cause: null, resumed: false, ...state };
     for (const stream of this.#watchers) {
-      if (stream.length >= STATES) stream.drop();
+      if (stream.length >= STATES) stream.next();
       stream.push(this.state);
     }
   }
 
-  /** Whether this dial offers a session, and the subprotocols. */
-  async #protocols() {
+  /** The subprotocols to offer. */
+  async #protocols(link) {
     const { session, protocols, token } = this.#options;
     const told = typeof token === "function" ? await token() : token;
-    const offers = session !== "off" && this.#offers && !this.#triesPlain;
-    const own = offers || (told && protocols.length === 0) ? [...protocols, PLAIN] : [...protocols];
-    if (offers) own.push(NUMBERED);
-    if (told) own.push(TOKEN + told);
-    return { offers, names: own };
+    link.offers = session !== "off" && this.#offers && !this.#triesPlain;
+    const names = [...protocols];
+    // A browser wants one of them to be picked, and a token is none to pick.
+    if (link.offers || (told && names.length === 0)) names.push(PLAIN);
+    if (link.offers) names.push(NUMBERED);
+    if (told) names.push(TOKEN + told);
+    return names;
   }
 
-  /** One link, from the dial to its end: `{cause, reason, bye, lasted, isAgain, fatal}`. */
+  /** One link, from its dial to its end. */
   async #dial() {
-    const { openMs, session } = this.#options;
-    const link = { socket: null, up: 0, heard: now(), probed: 0, bye: null, said: 0, hello: null };
+    const link = { up: 0, heard: now(), probed: 0, said: 0, bye: null, terms: null, wasFirst: !this.#hadLink };
     this.#dialled = link;
-    let names;
     try {
-      ({ offers: link.offers, names } = await this.#protocols());
+      const names = await this.#protocols(link);
       if (this.#isOver) return {};
       link.socket = new this.#options.WebSocket(this.#url, names);
     } catch (error) {
-      return { cause: error.message, lasted: 0, fatal: error.name === "SyntaxError" && "usage" };
+      const failure = error.name === "SyntaxError" ? "usage" : undefined;
+      return { failure, cause: error.message, lasted: 0, adviceMs: 0 };
     }
-    return new Promise((resolve) => {
-      const { socket } = link;
-      let timer = setTimeout(() => link.lose(1000, "no handshake in time"), openMs);
-      let told = "";
-      const over = (end) => {
-        for (const name of ["onopen", "onmessage", "onclose"]) socket[name] = null;
-        socket.onerror = () => {};
-        clearTimeout(timer);
-        clearTimeout(link.timer);
-        const lasted = link.up ? now() - link.up : 0;
-        if (this.#link === link) this.#unlink(link);
-        resolve({ lasted, bye: link.bye, ...end });
-      };
-      link.lose = (code, cause, more = {}) => {
-        hangUp(socket, code);
-        over({ cause, ...more });
-      };
-      socket.onopen = () => {
-        clearTimeout(timer);
-        this.#triesPlain = false;
-        if (socket.protocol !== NUMBERED) {
-          if (session === "require") link.lose(1000, "the server has no sessions", { fatal: "no_session" });
-          else this.#up(link, false);
-          return;
-        }
-        timer = setTimeout(() => this.#unwelcome(link, "no welcome in time"), openMs / 2);
-        link.hello = this.#hello();
-        socket.send(Session.hello(link.hello, this.#session));
-      };
-      socket.onmessage = ({ data }) => {
-        link.heard = now();
-        link.probed = 0;
-        try {
-          if (link.up) this.#heard(link, data);
-          else {
-            this.#welcome(link, data);
-            clearTimeout(timer);
-          }
-        } catch (error) {
-          if (link.up || this.#wasWelcomed) this.#breach(link, error);
-          else this.#unwelcome(link, error.message);
-        }
-      };
-      socket.onerror = (event) => (told = event.message || told);
-      socket.onclose = ({ code, reason }) => {
-        const status = Number(/response: (\d{3})/.exec(told)?.[1] ?? 0);
-        over({ ...this.#judge(link, code, status, told), reason });
-      };
-    });
+    return new Promise((resolve) => this.#listen(link, resolve));
   }
 
-  /** What the end of a link or a dial means. */
-  #judge(link, code, status, told) {
-    if (link.up || link.hello) {
-      const cause = `the link was closed (${code})`;
-      return { cause, fatal: FATAL[code] };
-    }
-    const cause = `the dial failed (${told || code})`;
-    // A page is not told why a handshake fails: perhaps since the server picks no subprotocol.
-    const isBlind = !told || /subprotocol|non-101/.test(told);
-    if (!link.offers || this.#wasWelcomed || !(isBlind || status === 400)) {
-      this.#triesPlain = false;
-      return { cause };
-    }
-    if (told) this.#offers = false;
-    this.#triesPlain = true;
-    return this.#options.session === "require" ? { cause } : { cause, isAgain: true };
-  }
-
-  /** The server picked a session and has none. */
-  #unwelcome(link, cause) {
-    if (!this.#wasWelcomed) this.#offers = false;
-    link.lose(1002, cause, { isAgain: !this.#wasWelcomed });
-  }
-
-  #breach(link, error) {
-    if (error.ends !== false) this.#loseSession();
-    link.lose(error.code ?? 1002, error.message);
-  }
-
-  #hello() {
-    const { windowMessages, windowBytes, outboxMessages, outboxBytes, messageBytes } = this.#options;
-    this.#since = [0, 0];
-    return {
-      window: [windowMessages, windowBytes],
-      held: this.#untaken,
-      replay: [outboxMessages, outboxBytes],
-      message_bytes: messageBytes,
+  #listen(link, resolve) {
+    const { socket, wasFirst } = link;
+    const { openMs } = this.#options;
+    let told = "";
+    const over = ({ reason = "", ...end }) => {
+      for (const name of ["onopen", "onmessage", "onclose"]) socket[name] = null;
+      socket.onerror = () => {};
+      clearTimeout(link.timer);
+      const lasted = link.up ? now() - link.up : 0;
+      if (link === this.#link) this.#unlink(link);
+      const advice = /(?:^|\s)retry-after=(\d{1,9}(?:\.\d{1,9})?)(?![^\s;,])/.exec(`${link.bye ?? ""} ${reason}`);
+      resolve({ lasted, wasFirst, adviceMs: 1000 * (advice?.[1] ?? 0), ...end });
     };
+    /** End the link from here. */
+    link.lose = (code, cause, more = {}) => {
+      hangUp(socket, code);
+      over({ code, cause, ...more });
+    };
+    const guard = (handler) => (event) => {
+      try {
+        handler(event);
+      } catch (error) {
+        this.#breach(link, error);
+      }
+    };
+    link.timer = setTimeout(() => link.lose(1000, "the handshake took too long"), openMs);
+    socket.onopen = guard(() => this.#opened(link));
+    socket.onmessage = guard(({ data }) => this.#heard(link, data));
+    socket.onerror = (event) => (told = event.message || told);
+    socket.onclose = ({ code, reason }) => {
+      if (link.up || link.terms) over({ code, reason, cause: `the link was closed: ${code} ${reason}`.trim() });
+      else over(this.#refused(link, told));
+    };
+  }
+
+  /** A dial that failed. Pages are not told why; others are in the words of an error. */
+  #refused(link, told) {
+    const status = Number(/response: (\d{3})/.exec(told)?.[1] ?? 0);
+    const isBlind = /^$|subprotocol|non-101/.test(told);
+    const isAgain = link.offers && !this.#wasWelcomed && (isBlind || status === 400);
+    this.#triesPlain = isAgain && this.#options.session !== "require";
+    if (told && this.#triesPlain) this.#offers = false;
+    return { code: status, isAgain: this.#triesPlain, cause: `the dial failed: ${told || "no reason given"}` };
+  }
+
+  #opened(link) {
+    const { session, openMs, ...limits } = this.#options;
+    clearTimeout(link.timer);
+    this.#triesPlain = false;
+    if (link.socket.protocol !== NUMBERED) {
+      if (session === "require") link.lose(1000, "the server has no sessions", { failure: "no_session" });
+      else this.#up(link, false);
+      return;
+    }
+    link.timer = setTimeout(() => this.#unwelcome(link, "there was no welcome in time"), openMs / 2);
+    this.#since = [0, 0];
+    link.terms = {
+      window: [limits.windowMessages, limits.windowBytes],
+      held: this.#untaken,
+      replay: [limits.outboxMessages, limits.outboxBytes],
+      message_bytes: limits.messageBytes,
+    };
+    link.socket.send(Session.hello(link.terms, this.#session));
+  }
+
+  #heard(link, data) {
+    link.heard = now();
+    link.probed = 0;
+    if (link.bye !== null) return;
+    if (!link.up) this.#welcome(link, data);
+    else if (link.terms) {
+      this.#session.feed(data);
+      this.#ackSoon();
+      this.#flushSoon();
+    } else {
+      const message = isString(data) ? decode(parse(data)) : null;
+      if (message) this.#host.message(message, { session: null, number: 0, size: bytesOf(data) });
+      else this.malformed += 1;
+    }
   }
 
   #welcome(link, data) {
     const welcome = Session.readWelcome(data, this.#session);
+    const [, , , isResumed] = welcome;
+    clearTimeout(link.timer);
     this.#wasWelcomed = true;
-    if (welcome[3]) this.#session.resume(welcome);
+    if (isResumed) this.#session.resume(welcome);
     else {
       this.#loseSession();
-      this.#session = new Session(link.hello, welcome, this, this.#since);
+      this.#session = new Session(link.terms, welcome, this.#host, this.#since);
     }
-    this.#up(link, welcome[3]);
+    this.#up(link, isResumed);
   }
 
   #up(link, resumed) {
-    const isPlain = link.hello === null;
-    if (isPlain) {
+    if (!link.terms) {
       this.#loseSession();
-      for (const request of [...this.#requests]) request.over(noSession());
+      const error = new RealtimeError("no_session", "the server has no sessions");
+      for (const request of [...this.#requests]) request.over(error);
     }
-    if (this.#hadLink && !resumed) this.#mark({ kind: "reset", cause: this.state.cause });
+    if (this.#hadLink && !resumed) this.#tell({ kind: "reset", cause: this.state.cause });
     this.#hadLink = true;
     this.#link = link;
     link.up = now();
@@ -1213,36 +1136,50 @@ class Connection {
     this.#watch(link);
   }
 
-  #heard(link, data) {
-    if (link.bye !== null) return;
-    if (link.hello) {
-      this.#session.feed(data);
-      this.#ackSoon();
-      this.#flushSoon();
-      return;
-    }
-    const message = typeof data === "string" ? decode(parse(data)) : null;
-    if (message) this.message(message, { session: null, number: 0, size: bytesOf(data) });
-    else this.unreadable();
-  }
-
-  /** A page cannot ping: in a session a void asks for an ack; a plain link is only listened to. */
+  /** Find out that a link is dead. A page cannot ping, but in a session it can ask for an ack. */
   #watch(link) {
     const { beatMs, beatTimeoutMs, quietMs } = this.#options;
     const quiet = now() - link.heard;
-    const isDead = link.hello ? link.probed && now() - link.probed >= beatTimeoutMs : quiet >= quietMs;
+    const left = link.probed ? link.probed + beatTimeoutMs - now() : beatMs - quiet;
+    const next = link.terms ? left : quietMs - quiet;
+    const isDead = next <= 0 && (link.probed || !link.terms);
     if (isDead) {
-      cut(link.socket);
+      link.socket.terminate?.();
       link.lose(1000, `nothing was heard for ${Math.round(quiet)} ms`);
       return;
     }
-    if (link.hello && !link.probed && quiet >= beatMs && link.bye === null) {
+    if (next <= 0) {
       link.probed = now();
-      this.#session.probe();
+      this.#session?.probe();
       this.#flushSoon();
     }
-    const next = link.hello ? (link.probed ? beatTimeoutMs : beatMs - quiet) : quietMs - quiet;
-    link.timer = setTimeout(() => this.#watch(link), Math.min(Math.max(next, POLL_MS), TIMER_MS));
+    const soon = next <= 0 ? beatTimeoutMs : Math.min(next, TIMER_MS);
+    link.timer = setTimeout(() => this.#watch(link), Math.max(soon, POLL_MS));
+  }
+
+  /** What was thrown while something was heard. */
+  #breach(link, error) {
+    const { code = 1002, isEnd = true, message } = error;
+    if (!link.up && !this.#wasWelcomed) this.#unwelcome(link, message);
+    else {
+      if (isEnd) this.#loseSession();
+      link.lose(code, message);
+    }
+  }
+
+  /** The server has picked a session, and has none. */
+  #unwelcome(link, cause) {
+    const isAgain = !this.#wasWelcomed && this.#options.session !== "require";
+    if (isAgain) this.#offers = false;
+    link.lose(1002, cause, { isAgain });
+  }
+
+  #bye(reason) {
+    const link = this.#link;
+    link.bye = reason;
+    this.#loseSession();
+    clearTimeout(link.timer);
+    link.timer = setTimeout(() => link.lose(1000, `bye: ${reason}`), 1000);
   }
 
   /** A link that was up is gone. */
@@ -1254,54 +1191,47 @@ class Connection {
   }
 
   #loseSession() {
-    const session = this.#session;
+    const { unsettled, requests } = this.#session ?? { unsettled: new Map(), requests: new Map() };
     this.#session = null;
-    for (const entry of session?.unsettled.values() ?? []) entry.settle("indeterminate", null);
-    const outcome = { kind: "indeterminate", reason: null };
-    for (const request of [...(session?.requests.values() ?? [])]) request.over(undelivered(outcome));
+    for (const entry of unsettled.values()) entry.settle("indeterminate", null);
+    for (const request of [...requests.values()]) request.over(undelivered("indeterminate"));
   }
 
-  /** The end of the connection. */
   #end(phase, cause, error = null) {
     if (this.#isOver) return;
     this.#isOver = this.#isClosing = true;
-    const { socket, bye } = this.#dialled ?? {};
-    if (socket) {
-      const last = this.#link && this.#session?.batch(new Outbox(), true, "");
-      if (last && bye === null && socket.readyState === 1) socket.send(last);
-      hangUp(socket, 1000);
-    }
+    const { socket, bye, timer } = this.#dialled ?? {};
+    const isUp = this.#link && this.#session && bye === null && socket.readyState === 1;
+    if (isUp) socket.send(this.#session.batch(new Outbox(), true, ""));
+    if (socket) hangUp(socket, 1000);
+    for (const each of [timer, this.#ackTimer, this.#pollTimer]) clearTimeout(each);
     if (this.#link) this.#unlink(this.#link);
     this.#loseSession();
-    for (const entry of this.#outbox.all()) this.#takeBack(entry, "withdrawn", null);
-    for (const request of [...this.#requests]) request.over(undelivered({ kind: "withdrawn", reason: null }));
-    for (const timer of [this.#ackTimer, this.#pollTimer, this.#dialled?.timer]) clearTimeout(timer);
+    for (const entry of [...this.#outbox.entries]) this.#takeBack(entry, "withdrawn", null);
+    for (const request of [...this.#requests]) request.over(undelivered("indeterminate"));
     this.#wait?.wake();
-    for (const stream of this.#streams) stream.finish(error);
+    for (const stream of [...this.#streams]) stream.finish(error);
     this.#show({ phase, cause });
-    for (const stream of this.#watchers) stream.finish();
+    for (const stream of [...this.#watchers]) stream.finish();
     this.#finish(this.state);
   }
 }
 
 /**
- * Connect to `url` (`ws:` or `wss:`), and again whenever a link is lost. Returns at once.
+ * Connect to `url`, and again whenever the link is lost; returns a connection at once.
  *
- * Options, beside the times and limits in `DEFAULTS`: `token` (a string, or a function that is
- * asked before each dial), `protocols`, `session` ("offer", "require" or "off"), `WebSocket`
- * (the class to use), `signal` (ends the connection at once).
+ * Options are those of `LIMITS`, and `token` (or a function that is asked before each dial),
+ * `protocols`, `session` ("offer", "require" or "off"), `WebSocket` (a class) and `signal`.
  */
 export function connect(url, options = {}) {
-  const known = { token: "", protocols: [], session: "offer", signal: undefined, ...DEFAULTS };
-  const all = { ...known, WebSocket: globalThis.WebSocket, ...options };
+  const others = { token: "", protocols: [], session: "offer", signal: undefined };
+  const known = { ...LIMITS, ...others, WebSocket: globalThis.WebSocket };
+  const all = { ...known, ...options };
   for (const [name, value] of Object.entries(all)) {
-    const isKnown = name === "WebSocket" || name in known;
-    const fits = !(name in DEFAULTS) || (typeof value === "number" && value > 0);
-    if (!isKnown || !fits) throw new RealtimeError("usage", `${name} cannot be ${value}`);
+    const isLimit = name in LIMITS && typeof value === "number" && value > 0;
+    const isSession = name === "session" && ["offer", "require", "off"].includes(value);
+    const isOther = name in known && !(name in LIMITS) && name !== "session" && (value || name !== "WebSocket");
+    if (!isLimit && !isSession && !isOther) throw new RealtimeError("usage", `${name} cannot be ${value}`);
   }
-  if (!["offer", "require", "off"].includes(all.session)) {
-    throw new RealtimeError("usage", `session cannot be ${all.session}`);
-  }
-  if (!all.WebSocket) throw new RealtimeError("usage", "there is no WebSocket here");
   return new Connection(url, all);
 }

@@ -11,11 +11,15 @@ from typing import Any, Final
 import httpx
 import trio
 
+from ...errors import CallTimeout
 from ...http import Client
 from ...options import Reconnect
 from .transfers import CALL, FileCorrupted, Passing, Tries, passing_errors, refusal_of
 
 __all__ = ["Download"]
+
+#: A link on which nothing comes for so long is as good as none.
+SILENCE_S: Final = 30.0
 
 _RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 
@@ -60,13 +64,18 @@ class Download(AsyncIterator[bytes]):
 
     async def _receive(self) -> bytes:
         """Some bytes, or b"" for none of them; behind the last it is the end."""
+        piece = None
         try:
-            if self._pieces is None:
-                self._pieces = await self._ask()
-            piece = await anext(self._pieces, b"")
+            with trio.move_on_after(SILENCE_S):
+                if self._pieces is None:
+                    self._pieces = await self._ask()
+                piece = await anext(self._pieces, b"")
         except self._passing as error:
             await self.aclose()
             raise Passing(error) from error
+        if piece is None:
+            await self.aclose()
+            raise Passing(CallTimeout(SILENCE_S, "body"))
         if not piece:
             await self.aclose()
             self._check_end()

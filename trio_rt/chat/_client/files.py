@@ -24,6 +24,9 @@ __all__ = ["Upload", "download", "open_upload"]
 #: Each try is at most 30 s after the last, for five minutes without a byte.
 RECONNECT: Final = Reconnect(give_up_after_s=300.0)
 
+#: Of an answer to an upload, which has no use for more than a line.
+_ANSWER_BYTES: Final = 1 << 20
+
 #: Of one request: as much as `ServerLimits.body_bytes` takes by default.
 PIECE_BYTES: Final = 1 << 20
 
@@ -134,7 +137,7 @@ async def _open_upload(
     error: BaseException | None = None
     source = await open_source(given, size)
     try:
-        async with _opened(client) as opened, trio.open_nursery() as nursery:
+        async with _opened(client, _ANSWER_BYTES) as opened, trio.open_nursery() as nursery:
             transfer = Transfer(target(opened, source.name), source, reconnect, piece_bytes)
             nursery.start_soon(transfer.work)
             try:
@@ -153,12 +156,12 @@ async def _open_upload(
 
 
 @asynccontextmanager
-async def _opened(client: Client | str | httpx.URL) -> AsyncIterator[Client]:
-    """The client that is given, or one for this block."""
+async def _opened(client: Client | str | httpx.URL, most_bytes: float) -> AsyncIterator[Client]:
+    """The client that is given, or one for this block, with answers of at most so many bytes."""
     if isinstance(client, Client):
         yield client
         return
-    async with open_client(client, cache=False, retry=False, max_body_bytes=math.inf) as opened:
+    async with open_client(client, cache=False, retry=False, max_body_bytes=most_bytes) as opened:
         yield opened
 
 
@@ -203,7 +206,7 @@ async def download(
     if size is not None:
         check_number("size", size, whole=True, finite=True)
     check_kind("reconnect", reconnect, Reconnect)
-    async with _opened(client) as opened:
+    async with _opened(client, math.inf) as opened:
         file = Download(opened, path, wanted, size, reconnect)
         try:
             yield file

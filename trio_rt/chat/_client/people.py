@@ -58,10 +58,12 @@ class People:
         return user
 
     def meet(self, members: Mapping[str, Any], marks: Mapping[str, int]) -> list[RoomEvent]:
-        """How it is now: what is new."""
+        """How it is now: what is new. No members: the room is too large to name them."""
         events: list[RoomEvent] = []
         for user in [user for user in self._members if user not in members]:
             events += self.left(user)
+        if not members:
+            events.clear()
         for user, info in members.items():
             events += self.joined(user, info)
         for user, offset in marks.items():

@@ -24,14 +24,13 @@ from io import FileIO
 from pathlib import Path
 from typing import Final
 
-import attrs
 import msgspec
 
 from ...errors import OptionError
 from .sniff import SNIFF_BYTES
-from .uploads import Upload
+from .uploads import Known, Upload
 
-__all__ = ["Disk", "Known"]
+__all__ = ["Disk"]
 
 _PIECE_BYTES: Final = 1 << 20
 _INFO: Final = ".json"
@@ -43,15 +42,6 @@ class _Info(msgspec.Struct):
     name: str
     type: str
     length: int | None
-
-
-@attrs.frozen
-class Known:
-    """A file that is there."""
-
-    size: int
-    #: How it begins.
-    head: bytes
 
 
 class Disk:
@@ -141,8 +131,8 @@ class Disk:
         for name in (id + _INFO, id):
             (self._uploads / name).unlink(missing_ok=True)
 
-    def look(self, id: str) -> tuple[str, Known]:
-        """The hash of its bytes, which are on the disk then."""
+    def look(self, id: str) -> Known:
+        """What is known of its bytes, which are on the disk then."""
         found = hashlib.sha256()
         with FileIO(os.open(self._uploads / id, os.O_RDWR | _SAFE), "rb+") as file:
             os.fsync(file.fileno())
@@ -150,7 +140,7 @@ class Disk:
             file.seek(0)
             while piece := file.read(_PIECE_BYTES):
                 found.update(piece)
-            return found.hexdigest(), Known(file.tell(), head)
+            return Known(found.hexdigest(), file.tell(), head)
 
     def keep(self, id: str, sha256: str) -> bool:
         """Make it a file, which it is as a whole or not at all; False if there was such a one."""
@@ -174,7 +164,7 @@ class Disk:
             with self.open(sha256) as file:
                 status = os.fstat(file.fileno())
                 is_file = stat.S_ISREG(status.st_mode)
-                return Known(status.st_size, file.read(SNIFF_BYTES)) if is_file else None
+                return Known(sha256, status.st_size, file.read(SNIFF_BYTES)) if is_file else None
         except FileNotFoundError:
             return None
 

@@ -31,8 +31,8 @@ __all__ = ["FileStatistics", "FileStore"]
 
 T = TypeVar("T")
 
-#: Collected before it is written: a thread costs more than that many bytes.
-_WRITE_BYTES: Final = 256 << 10
+#: Collected before it is written, of each upload: small packets are not worth a thread each.
+_WRITE_BYTES: Final = 64 << 10
 #: Threads at work for one store: a disk is no faster with more.
 _THREADS: Final = 4
 #: For the last bytes of a request that is cancelled to get a thread.
@@ -119,17 +119,18 @@ class FileStore:
             touched_at=now,
         )
         self._uploads.add(upload)
+        over, self._litter = self._litter, []
         try:
-            await self._in_thread(partial(self._begin, upload))
+            await self._in_thread(partial(self._begin, upload, over))
         except BaseException:
+            self._litter += over
             self._uploads.drop(upload)
             raise
         return upload
 
-    def _begin(self, upload: Upload) -> None:
-        while self._litter:
-            self._disk.discard(self._litter[-1])
-            self._litter.pop()
+    def _begin(self, upload: Upload, over: list[str]) -> None:
+        for id in over:
+            self._disk.discard(id)
         self._disk.begin(upload)
 
     def find_upload(self, id: str, user: str) -> Upload:
@@ -236,17 +237,19 @@ class FileStore:
         """If it is whole, make a file of it, or delete what may be none."""
         if upload.stored is not None or upload.offset != upload.length:
             return
-        sha256, known = await self._in_thread(partial(self._disk.look, upload.id))
+        if upload.known is None:
+            upload.known = await self._in_thread(partial(self._disk.look, upload.id))
+        known = upload.known
         kind = judged(upload.type, known.head)
         if kind is None or not may_be(kind, self._types):
             await self._in_thread(partial(self._disk.discard, upload.id))
             self._uploads.drop(upload)
             raise Refuse(415, f"the content is no {upload.type}, or is not taken")
-        is_new = await self._in_thread(partial(self._disk.keep, upload.id, sha256))
+        is_new = await self._in_thread(partial(self._disk.keep, upload.id, known.sha256))
         if is_new:
             self._files += 1
             self._bytes += known.size
-        stored = Stored(sha256=sha256, size=known.size, name=upload.name, type=kind)
+        stored = Stored(sha256=known.sha256, size=known.size, name=upload.name, type=kind)
         self._uploads.finish(upload, stored)
 
     # Files

@@ -25,7 +25,7 @@ import trio
 
 from ...errors import Refuse
 
-__all__ = ["FINISHED", "QUIET_S", "Stored", "Upload", "Uploads"]
+__all__ = ["FINISHED", "QUIET_S", "Known", "Stored", "Upload", "Uploads"]
 
 #: An upload without a byte for so long is worth less than a new one.
 QUIET_S: Final = 60.0
@@ -33,6 +33,16 @@ QUIET_S: Final = 60.0
 FINISHED: Final = 1000
 #: The advice to who is refused.
 _RETRY: Final = {"Retry-After": "30"}
+
+
+@attrs.frozen
+class Known:
+    """The bytes of a file, or of what is to be one."""
+
+    sha256: str
+    size: int
+    #: How it begins.
+    head: bytes
 
 
 @attrs.frozen(kw_only=True)
@@ -59,6 +69,8 @@ class Upload:
     offset: int = 0
     #: When the last byte came, in seconds since the epoch.
     touched_at: float = 0.0
+    #: What it has when all of it is there. A large one is not read twice.
+    known: Known | None = None
     #: What has become of it.
     stored: Stored | None = None
     gone: bool = False

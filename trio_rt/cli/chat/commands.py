@@ -48,7 +48,7 @@ _COMMANDS: Final[dict[str, _Command]] = {
     "back": _Command("/back", "nothing", "be shown as back"),
     "retry": _Command("/retry", "nothing", "say once more what failed"),
     "drop": _Command("/drop", "nothing", "show no more what failed"),
-    "help": _Command("/help", "nothing", "this list"),
+    "help": _Command("/help [keys]", "something", "this list; or the keys"),
     "quit": _Command("/quit", "nothing", "leave the chat"),
 }
 

@@ -1,10 +1,10 @@
 """The whole screen but for the input line, as lines.
 
-    lobby  dev 2                     3 here     the rooms
-    09:15          Ada  Hello                   the past of one of them; who is in it
-    Bob is typing…                 ↓ 2 new
-    ● online  12 ms   1 queued                  the connection
-    > ...                                       the input line: `Entry`
+lobby  dev 2                     3 here     the rooms
+09:15          Ada  Hello                   the past of one of them; who is in it
+Bob is typing…                 ↓ 2 new
+● online  12 ms   1 queued                  the connection
+> ...                                       the input line: `Entry`
 """
 
 from __future__ import annotations

@@ -7,8 +7,10 @@ from typing import Final
 
 import trio
 
+from ..._waker import Waker
 from ...chat import Chat, ChatRoom, Said, Spoken
 from ...errors import OptionError, Refused, UsageError
+from ...protocol.lifecycle import Phase
 from .desk import Desk
 from .tab import Tab
 from .text import fit_line
@@ -19,6 +21,8 @@ __all__ = ["Rooms", "reason"]
 HISTORY: Final = 100
 #: Seconds between two words about what was read.
 MARK_S: Final = 0.5
+#: Seconds for what is queued at the end.
+LEAVE_S: Final = 2.0
 
 
 def reason(refusal: Refused) -> str:
@@ -36,10 +40,11 @@ class Rooms:
         self._desk: Final = desk
         self._nursery: Final = nursery
         self._changed: Final = changed
-        # Those whose rooms are held, or left: none is left over at the end.
+        # Woken when a message is further, or a room left.
+        self._moved: Final = Waker()
+        # Rooms that are held, or being left.
         self._open = 0
-        self._closed: Final = trio.Event()
-        self._unsaid = 0
+        self._closing = False
 
     def join(self, name: str) -> None:
         """Go into a room, or to it. Raises `OptionError` for what is no name."""
@@ -55,17 +60,30 @@ class Rooms:
         self._desk.show(self._desk.tabs.index(tab))
 
     def leave(self, tab: Tab) -> None:
-        """Show it no more; what is queued there is said first, if there is a link."""
+        """Leave a room; what is queued there is said first, if there is a link.
+
+        It is shown no more, if there is another one to show.
+        """
         tab.leave.set()
-        self._desk.remove(tab)
+        if len(self._desk.tabs) > 1:
+            self._desk.remove(tab)
 
     async def close(self) -> int:
-        """Leave all rooms: how many messages were not said. Cancelled, they are still being left."""
+        """Leave all rooms: how many messages are not said.
+
+        What is queued is waited for a little, if there is a link.
+        """
+        with trio.move_on_after(LEAVE_S):
+            while self._desk.work.queued and self._chat.conn.state.phase is Phase.CONNECTED:
+                await self._moved.wait()
+        unsaid = self._desk.work.queued
+        self._closing = True
         for tab in self._desk.tabs:
             tab.leave.set()
-        if self._open:
-            await self._closed.wait()
-        return self._unsaid
+        with trio.move_on_after(LEAVE_S):
+            while self._open:
+                await self._moved.wait()
+        return unsaid
 
     def older(self, tab: Tab) -> None:
         """Fetch older messages, unless that is done already, or there are none."""
@@ -84,15 +102,15 @@ class Rooms:
                 tab.enter(room)
                 self._changed()
                 await self._attend(tab, room)
+            if not self._closing:
+                tab.end(f"You have left {fit_line(tab.name)}. /join goes in again.")
         except Refused as refusal:
             tab.end(f"You cannot be in {fit_line(tab.name)}: {reason(refusal)}")
         except trio.ClosedResourceError:
             pass  # the connection is over: that is said where it is known why
         finally:
             self._open -= 1
-            self._unsaid += tab.queued
-            if not self._open:
-                self._closed.set()
+            self._moved.wake()
             self._changed()
 
     async def _attend(self, tab: Tab, room: ChatRoom) -> None:
@@ -121,9 +139,9 @@ class Rooms:
             tab.timeline.merge(each for each in room.messages if each.state == "echoed")
             async for event in events:
                 tab.take(event)
-                if isinstance(event, Spoken) and not event.message.mine:
-                    if not self._desk.is_seen(tab):
-                        tab.timeline.mark_last()
+                is_news = isinstance(event, Spoken) and not event.message.mine
+                if is_news and not self._desk.is_seen(tab):
+                    tab.timeline.mark_last()
                 self._changed()
 
     async def _speak(self, tab: Tab, room: ChatRoom, nursery: trio.Nursery) -> None:
@@ -150,6 +168,7 @@ class Rooms:
         async for state in said.states():
             if state == "failed":
                 tab.failed[said.id] = said
+            self._moved.wake()
             self._changed()
 
     async def _mark(self, tab: Tab, room: ChatRoom) -> None:

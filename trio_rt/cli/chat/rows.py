@@ -84,11 +84,15 @@ class NoteRow:
     def lines(self, look: Look, *, is_new: bool = False, selected: bool = False) -> list[Line]:
         """As many as it needs, each of at most the width of `look`."""
         colours = "error" if self.mood == "error" else "note"
-        left = "" if look.is_narrow else f"{clock_text(self.at)} {'--':>{NAMES}}  "
-        margin = "- " if look.is_narrow else left
+        margin = self._margin(look)
         found = [line for text in self._shown() for line in wrapped(text, look.width - len(margin))]
         indents = [margin, *[" " * len(margin)] * (len(found) - 1)]
         return [((colours, head + text),) for head, text in zip(indents, found, strict=True)]
+
+    def _margin(self, look: Look) -> str:
+        if self.mood == "help":
+            return "  "
+        return "- " if look.is_narrow else f"{clock_text(self.at)} {'--':>{NAMES}}  "
 
     def _shown(self) -> list[str]:
         if self.mood != "presence":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Final
 
 import attrs
 
@@ -14,6 +15,9 @@ from .text import fit_line
 from .words import clock_text
 
 __all__ = ["Work", "cause_text", "connection", "decision_text", "status_line"]
+
+#: Who decides for the service itself, which has no name to show.
+SERVICE: Final = "chat.service"
 
 
 @attrs.frozen
@@ -83,7 +87,8 @@ def _joined(parts: Line, more: Iterable[Segment], width: int) -> Iterable[Segmen
 
 def decision_text(event: Moderated) -> str:
     """What was decided about a user."""
-    user, by = fit_line(event.user.name), fit_line(event.by.name)
+    user = fit_line(event.user.name)
+    by = "" if event.by.id == SERVICE else f", says {fit_line(event.by.name)}"
     until = f" until {clock_text(event.until)}" if event.until else ""
     words = {
         "mute": f"may not say anything{until}",
@@ -92,4 +97,4 @@ def decision_text(event: Moderated) -> str:
         "unban": "is banned no more",
         "role": f"is {'an owner' if event.role == 'owner' else f'a {event.role}'} now",
     }
-    return f"{user} {words[event.action]}, says {by}"
+    return f"{user} {words[event.action]}{by}"

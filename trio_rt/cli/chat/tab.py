@@ -127,6 +127,12 @@ class Tab:
         self.view.to_end()
         self.view.unselect()
 
+    def look_at(self, message: ChatMessage) -> None:
+        """This message is on the screen, and those before it."""
+        if message.offset > self.seen:
+            self.seen = message.offset
+            self.marking.wake()
+
     def sync(self) -> None:
         """Take over what is on its way."""
         self.timeline.set_pending(self._pending())

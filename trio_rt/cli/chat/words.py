@@ -39,11 +39,10 @@ def size_text(count: int) -> str:
     """A number of bytes."""
     if count < 1000:
         return count_text(count, "byte")
-    size = float(count)
-    for unit in _UNITS:
-        size /= 1000
-        if size < 999.5:
-            break
+    size, units = count / 1000, iter(_UNITS)
+    unit = next(units)
+    while size >= 999.5 and unit != _UNITS[-1]:
+        size, unit = size / 1000, next(units)
     return f"{size:.1f} {unit}" if size < 9.95 else f"{size:.0f} {unit}"
 
 

@@ -1,0 +1,157 @@
+// A client, and servers that do what none should; prints a line for each: what became of it.
+
+import { createServer } from "node:http";
+
+import { open, play, say, sleep, ws } from "./common.js";
+
+const TERMS = { window: [4, 2048], held: [0, 0], replay: [8, 4096], message_bytes: 512 };
+const ZERO = { settled: 0, received: 0, consumed: 0, messages: 0, bytes: 0, drops: [] };
+const WELCOME = JSON.stringify(["welcome", "s", "t", false, TERMS, ZERO]);
+const GOOD = '[1,0,0,0,0,0,[]]\n{"type":"good"}';
+
+/** A server whose links do what `serve(socket, number of this link)` does with them. */
+async function listen(serve, options = {}) {
+  const server = new ws.WebSocketServer({ port: 0, host: "127.0.0.1", ...options });
+  await new Promise((resolve) => server.once("listening", resolve));
+  const seen = { offers: [], codes: [] };
+  server.on("connection", (socket, request) => {
+    const offer = request.headers["sec-websocket-protocol"] ?? "";
+    const number = seen.offers.push(offer);
+    socket.on("close", (code) => seen.codes.push(code));
+    serve(socket, number);
+  });
+  return { server, seen, url: `ws://127.0.0.1:${server.address().port}` };
+}
+
+const pick = (offered) => (offered.has("trio-rt.v1+json") ? "trio-rt.v1+json" : false);
+
+/** On its first link each server says one of these behind the welcome; on the second all is well. */
+const SAID = {
+  "no json": "hello",
+  "an empty message": "",
+  "no header": '{"type":"chat"}',
+  "a float": "[1.0,0,0,0,0,0,[]]",
+  "an exponent": "[1e0,0,0,0,0,0,[]]",
+  "a gap": '[2,0,0,0,0,0,[]]\n{"type":"chat"}',
+  "received what was not sent": "[1,0,1,0,0,0,[]]",
+  "credit for nothing": "[1,0,0,0,1,1,[]]",
+  "settled that was not said": "[1,1,0,0,0,0,[]]",
+  "drops of nothing": "[1,0,0,0,0,0,[[1,1]]]",
+  "an unknown frame": '[1,0,0,0,0,0,[]]\n["dance",1]',
+  "a frame of the prototype": '[1,0,0,0,0,0,[]]\n["constructor",1]',
+  "a frame that is cut": '[1,0,0,0,0,0,[]]\n["end",1',
+  "no envelope": '[1,0,0,0,0,0,[]]\n["end",1,null]',
+  "an answer to nothing": '[1,0,0,0,0,0,[]]\n["end",1,{"type":"x"}]',
+  "an aside that is none": '[1,0,0,0,0,0,[]]\n["aside",7]',
+  "a bye that is none": '[1,0,0,0,0,0,[]]\n["bye",null]',
+  "more than the window": `[1,0,0,0,0,0,[]]${'\n{"type":"slow"}'.repeat(9)}`,
+  "more frames than 4096": `[1,0,0,0,0,0,[]]${'\n["void"]'.repeat(4097)}`,
+  "a second welcome": WELCOME,
+  "binary": Buffer.from([1, 2, 3]),
+};
+const LARGE = {
+  "a large frame": `[1,0,0,0,0,0,[]]\n"${"x".repeat(2000)}"`,
+  "a large batch": "x".repeat(100_000),
+};
+
+async function one(name, said, more) {
+  const serve = (socket, number) => {
+    socket.once("message", () => {
+      socket.send(WELCOME);
+      socket.send(number === 1 ? said : GOOD);
+    });
+  };
+  const { server, seen, url } = await listen(serve, { handleProtocols: pick });
+  const limits = { windowMessages: 8, messageBytes: 1000 };
+  const { conn } = open(url, { ...limits, ...more });
+  const stream = conn.subscribe("good");
+  conn.subscribe("slow");
+  const items = [];
+  try {
+    while (items.at(-1) !== "good") {
+      const { value } = await stream.next();
+      items.push(value.type ?? value.kind);
+    }
+  } catch (error) {
+    items.push(error.kind);
+  }
+  await conn.close();
+  server.close();
+  say({ name, code: seen.codes[0], items });
+}
+
+/** Illegal input closes the link, and a new session begins; what is too large ends it all. */
+async function illegal() {
+  for (const [name, said] of Object.entries({ ...SAID, ...LARGE })) await one(name, said);
+}
+
+/** As `WebSocket` is in a page: it may close with 1000 and from 3000 to 4999 only. */
+async function page() {
+  class PageSocket extends ws.WebSocket {
+    terminate = undefined;
+    close(code = 1000, reason = "") {
+      if (code !== 1000 && (code < 3000 || code > 4999)) throw new TypeError("InvalidAccessError");
+      super.close(code, reason);
+    }
+  }
+  await one("page", SAID["a gap"], { WebSocket: PageSocket });
+  await one("page, large", LARGE["a large frame"], { WebSocket: PageSocket });
+}
+
+/** Servers that cannot bear the offer. */
+async function unbearable() {
+  const echo = (socket) => socket.on("message", (data) => socket.send(data.toString()));
+  const verifyClient = ({ req }, answer) => answer(!req.headers["sec-websocket-protocol"], 400);
+  const servers = {
+    "picks nothing": await listen(echo, { handleProtocols: () => false }),
+    "refuses with 400": await listen(echo, { verifyClient }),
+    "picks it and sends no welcome": await listen(echo, { handleProtocols: pick }),
+    "picks it and is silent": await listen(
+      (socket, number) => number > 1 && echo(socket),
+      { handleProtocols: pick },
+    ),
+  };
+  for (const [name, { server, seen, url }] of Object.entries(servers)) {
+    const { conn } = open(url, { openMs: 300 });
+    const stream = conn.subscribe("say");
+    const { kind } = await conn.send("say", name).outcome;
+    const { payload } = (await stream.next()).value;
+    for (const socket of server.clients) socket.terminate();
+    const reset = (await stream.next()).value.kind;
+    const required = open(url, { session: "require", openMs: 100 });
+    await sleep(50);
+    await Promise.all([conn.close(), required.conn.close()]);
+    server.close();
+    say({ name, payload, kind, reset, offers: seen.offers });
+  }
+}
+
+/** What ends a connection, and what does not. */
+async function ends() {
+  for (const code of [1000, 1002, 1003, 1008, 1011, 3500, 4000, 4401, 4409, 4500]) {
+    const { server, seen, url } = await listen((socket) => socket.close(code), { handleProtocols: pick });
+    const { conn, states } = open(url);
+    const failing = conn.subscribe().next().then(() => null, ({ kind }) => kind);
+    const failed = await Promise.race([failing, sleep(250)]);
+    await conn.close(1);
+    server.close();
+    say({ code, failed: failed ?? null, links: seen.offers.length, phase: states.at(-1).phase });
+  }
+  for (const status of [401, 404, 503]) {
+    const server = createServer();
+    let count = 0;
+    server.on("upgrade", (_, socket) => {
+      count += 1;
+      socket.end(`HTTP/1.1 ${status} No\r\nContent-Length: 0\r\n\r\n`);
+    });
+    await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+    const { conn, states } = open(`ws://127.0.0.1:${server.address().port}`);
+    const failing = conn.subscribe().next().then(() => null, ({ kind }) => kind);
+    const failed = await Promise.race([failing, sleep(250)]);
+    await conn.close(1);
+    server.close();
+    say({ status, failed: failed ?? null, phase: states.at(-1).phase, isRetried: count > 1 });
+  }
+}
+
+await play({ illegal, page, unbearable, ends });

@@ -1,0 +1,1 @@
+"""What a browser is given: the client in JavaScript, and a page."""
