@@ -14,6 +14,8 @@ import msgspec
 
 import trio_rt
 import trio_rt.http
+import trio_rt.chat
+import trio_rt.http
 import trio_rt.hub
 import trio_rt.testing
 
@@ -209,7 +211,7 @@ def section(module: ModuleType) -> Iterator[str]:
 
 def page() -> str:
     """The whole of docs/reference.md."""
-    parts = (trio_rt, trio_rt.http, trio_rt.hub, trio_rt.testing)
+    parts = (trio_rt, trio_rt.http, trio_rt.hub, trio_rt.chat, trio_rt.testing)
     return HEAD + "\n".join(line for part in parts for line in section(part)) + "\n"
 
 

@@ -27,6 +27,7 @@ from trio_rt.chat.models import (
     UserJoined,
     UserLeft,
 )
+from trio_rt.hub._broker import Position
 from trio_rt.hub._client.items import Joined, Left, Marked, RoomMessage
 
 from .room_items import ME, brief, delete, edit, item, own, page, react, room_log, take
@@ -399,6 +400,18 @@ def test_answer_of_the_new_log_waits_for_its_echo() -> None:
     assert brief(log.messages) == [1, ("x", "acked")]
     take(log, item(2, epoch="b", id="x", user=ME))
     assert brief(log.messages) == [1, 2]
+
+
+def test_a_log_that_is_lost_before_its_first_message_strands_too() -> None:
+    """If the log was told which one it is; then a gap alone is enough to place, too."""
+    for lost in (True, False):
+        log = room_log()
+        log.begin(Position("a", 2))
+        log.queue(own("x"))
+        log.moved("x", "acked", offset=3, epoch="a")
+        events = log.take(Reset(), until=2) if lost else log.take(Gap(1), until=2)
+        assert len(events) == (1 if lost else 2)
+        assert log.stranded == (("x",) if lost else ())
 
 
 @pytest.mark.parametrize("epoch", ["a", "b"])

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from trio_rt import Gap, Reset
 from trio_rt.chat._client.log import RoomLog
 from trio_rt.chat.models import ChatMessage, RoomEvent, Spoken, User
+from trio_rt.hub._broker import Position
 from trio_rt.hub._client.items import HistoryPage, Marked, RoomMessage
 
 from .room_items import ME, delete, edit, item, own, react, room_log, take
@@ -146,7 +147,7 @@ class OwnMessages(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.room = room_log(keep=self.keep)
-        self.room.me = ME
+        self.room.begin(Position("e0", 0))
         self.number = 0
         self.hub: Log = []
         self.epoch = "e0"
@@ -155,6 +156,8 @@ class OwnMessages(RuleBasedStateMachine):
         # Of own ones: those that are to be shown as pending, with their last state.
         self.pending: dict[str, str] = {}
         self.answers: list[tuple[str, str, int]] = []
+        # Of which log the answer to each was.
+        self.acked: dict[str, str] = {}
         self.spoken: list[tuple[str, str]] = []
         self.followed = "e0"
         self.mark = 0
@@ -256,6 +259,13 @@ class OwnMessages(RuleBasedStateMachine):
     def retry(self, data: st.DataObject) -> None:
         self.move(data, ("failed",), "queued")
 
+    @precondition(lambda self: self.room.stranded)
+    @rule()
+    def fail_stranded(self) -> None:
+        id = self.room.stranded[0]
+        self.pending[id] = "failed"
+        assert self.room.moved(id, "failed") is not None
+
     def move(self, data: st.DataObject, states: tuple[str, ...], to: Any) -> None:
         ids = [id for id, state in self.pending.items() if state in states]
         if ids:
@@ -283,6 +293,7 @@ class OwnMessages(RuleBasedStateMachine):
         id, epoch, offset = answer
         if self.pending.get(id, "sent") != "sent":
             return
+        self.acked[id] = epoch
         message = self.room.moved(id, "acked", offset=offset, epoch=epoch)
         if id not in self.pending:
             assert message is None
@@ -318,18 +329,16 @@ class OwnMessages(RuleBasedStateMachine):
     @invariant()
     def nothing_that_is_known_to_be_behind_is_pending(self) -> None:
         """Acked in this log, and taken or lost: it is in its place as soon as that is sure."""
-        if self.at and self.room.messages:
-            known = {m.offset for m in self.room.messages if m.state == "echoed"}
-            until = max(known, default=0)
-            for message in self.room.pending:
-                acked_here = message.state == "acked" and message.id in {
-                    each.id for each in self.ahead_of(until)
-                }
-                assert not acked_here
+        until = max((m.offset for m in self.room.messages if m.state == "echoed"), default=0)
+        for message in self.room.pending:
+            if message.state == "acked" and self.acked[message.id] == self.followed:
+                assert message.offset > until
 
-    def ahead_of(self, until: int) -> Log:
-        """What of the followed log is at or before `until`."""
-        return (self.hub if self.old is None else self.old[0])[:until]
+    @invariant()
+    def only_what_is_in_no_log_is_stranded(self) -> None:
+        for id in self.room.stranded:
+            assert self.pending[id] == "acked"
+            assert self.acked[id] not in (self.followed, self.epoch)
 
     @invariant()
     def unread_is_what_a_count_says(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.chat.parlour import Parlour, Visitor, open_parlour
@@ -276,6 +276,7 @@ async def test_what_can_be_said() -> None:
 CODES = {"", "malformed", "too_large", "forged_name", "forbidden", "no_message"}
 
 
+@settings(deadline=None)
 @given(
     kind=st.sampled_from(["text", "edit", "delete", "react", "typing", "moderation", "x"]),
     payload=st.recursive(

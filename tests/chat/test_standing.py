@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trio_rt import BrokerError, OptionError
@@ -103,6 +103,7 @@ async def test_banned(tmp_path: Path) -> None:
         await standings.aclose()
 
 
+@settings(deadline=None, max_examples=30)
 @given(
     steps=st.lists(
         st.tuples(

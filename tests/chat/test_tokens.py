@@ -12,7 +12,7 @@ from typing import Any
 import jwt
 import pytest
 import trio
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trio_rt
@@ -95,6 +95,7 @@ async def test_the_longest_that_can_be_signed_is_taken() -> None:
     assert (await status(bearer(most))) == (0, "")
 
 
+@settings(deadline=None)
 @given(
     user=st.text(min_size=1, max_size=40), name=st.text(max_size=40), avatar=st.text(max_size=80)
 )

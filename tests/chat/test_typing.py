@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trio_rt
-from trio_rt import Gap
+from trio_rt import Gap, Phase
 from trio_rt.chat._client.keyboard import IDLE_S, REPEAT_S, Keyboard
 from trio_rt.chat._client.room import ChatRoom
 from trio_rt.chat.models import Spoken, TypingChanged
@@ -224,6 +224,45 @@ async def test_offline_typing_is_dropped() -> None:
 
 
 @clocked
+async def test_word_without_a_link() -> None:
+    """It is dropped, also where the session lives on."""
+    rules = Doorman()
+    async with (
+        open_chat_world(rules=rules) as world,
+        world.connect("ann") as conn,
+        in_room(conn) as ann,
+    ):
+        world.network.cut("ann", "rst")
+        with conn.watch_states() as states:
+            async for state in states:
+                if state.phase is not Phase.CONNECTED:
+                    break
+        ann.keystroke()
+        await trio.sleep(2)
+        assert conn.state.resumed
+        assert rules.typing == []
+        await trio.sleep(2)
+        assert [on for _, _, on in rules.typing] == [True]
+
+
+@carriers
+@clocked
+async def test_word_before_the_room_is_joined_again(carrier: Carrier) -> None:
+    """It is dropped: the hub would refuse it."""
+    broker = MemoryBroker()
+    async with (
+        open_chat_world(carrier, broker=broker) as world,
+        world.connect("ann") as conn,
+        in_room(conn) as ann,
+    ):
+        await restart(world, broker)
+        await conn.wait_connected()
+        ann.keystroke()
+        await trio.sleep(5)
+        assert world.hub.statistics().refusals == {}
+
+
+@clocked
 async def test_restart_clears_typing() -> None:
     """With a log that began anew, too."""
     async with open_chat_world() as world, enter(world, "ann") as ann, enter(world, "bob") as bob:
@@ -260,6 +299,9 @@ async def test_foreign_words() -> None:
             await world.hub.publish("lobby", {"on": True}, type="typing", user="eve", store=False)
             await trio.sleep(1)
             assert typing(ann) == ["eve"]
+            await world.hub.publish("lobby", {"content": "hi"}, type="text", user="eve", id="x")
+            await trio.sleep(1)
+            assert typing(ann) == []
 
 
 def fill(conn: trio_rt.Connection) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import unicodedata
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -908,7 +908,7 @@ def test_requests_that_are_cancelled_anywhere(seed: int) -> None:
     draw = random.Random(seed)
     contents = [draw.randbytes(draw.choice([0, 10, 100_000, 300_000])) for _ in range(3)]
 
-    async def body(content: bytes) -> AsyncIterator[bytes]:  # noqa: ASYNC900, ASYNC911
+    async def body(content: bytes) -> AsyncGenerator[bytes, None]:  # noqa: ASYNC900, ASYNC911
         for start in range(0, len(content), 50_000):
             await trio.sleep(draw.random())
             yield content[start : start + 50_000]

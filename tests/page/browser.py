@@ -48,8 +48,11 @@ KEYS: Final = {"Enter": 13, "Tab": 9, "Escape": 27, "ArrowUp": 38, "ArrowDown": 
 class Browser:
     """A running browser, made by `open_browser()`."""
 
-    def __init__(self, socket: trio_websocket.WebSocketConnection) -> None:
+    def __init__(
+        self, socket: trio_websocket.WebSocketConnection, nursery: trio.Nursery
+    ) -> None:
         self._socket = socket
+        self._nursery = nursery
         self._count = 0
         self._answers: dict[int, dict[str, Any]] = {}
         self._pages: dict[str, Page] = {}
@@ -97,6 +100,8 @@ class Browser:
                 self._news = trio.Event()
             elif page := self._pages.get(said.get("sessionId", "")):
                 page.heard(said["method"], said["params"])
+                if said["method"] == "Page.javascriptDialogOpening":
+                    self._nursery.start_soon(page.agree)
 
 
 class Page:
@@ -139,6 +144,10 @@ class Page:
         elif method == "Log.entryAdded" and params["entry"]["level"] == "error":
             entry = params["entry"]
             self.errors.append(f"{entry['source']}: {entry['text']} {entry.get('url', '')}")
+
+    async def agree(self) -> None:
+        """Say yes to what a dialog of the browser's asks."""
+        await self.call("Page.handleJavaScriptDialog", accept=True)
 
     async def eval(self, expression: str) -> Any:
         """The value of a JavaScript expression; of a promise, what it resolves to."""
@@ -242,7 +251,7 @@ async def open_browser(folder: Path) -> AsyncIterator[Browser]:
             trio_websocket.open_websocket_url(url, max_message_size=MESSAGE_BYTES) as socket,
             trio.open_nursery() as nursery,
         ):
-            browser = Browser(socket)
+            browser = Browser(socket, nursery)
             nursery.start_soon(browser.read)
             yield browser
             nursery.cancel_scope.cancel()

@@ -264,7 +264,7 @@ export class MessageList {
     }
     this.activate(this.shown.get(this.active)?.[1]);
     if (focused && !document.activeElement?.closest(".msg")) this.shown.get(focused)?.[1].focus({ preventScroll: true });
-    if (!this.list.querySelector('[tabindex="0"]')) this.list.querySelector(".msg:last-child")?.setAttribute("tabindex", "0");
+    if (!this.active) this.stopAt([...this.list.querySelectorAll(".msg")].at(-1));
   }
 
   message(row, { isHead, name, waits }) {
@@ -403,6 +403,12 @@ export class MessageList {
     this.act(name, row, more);
   }
 
+  /** Where the Tab key comes into the list. */
+  stopAt(item) {
+    for (const other of this.list.querySelectorAll('[tabindex="0"]')) other.tabIndex = -1;
+    if (item) item.tabIndex = 0;
+  }
+
   /** The tools go to this message. */
   activate(item) {
     const row = item?.row;
@@ -415,8 +421,7 @@ export class MessageList {
       if (this.tools.parentElement !== document.body) document.body.append(this.tools);
       return;
     }
-    for (const other of this.list.querySelectorAll('[tabindex="0"]')) other.tabIndex = -1;
-    item.tabIndex = 0;
+    this.stopAt(item);
     const isMine = row.user === this.room.me;
     this.own[0].hidden = !isMine || row.kind !== "text";
     this.own[1].hidden = !isMine;

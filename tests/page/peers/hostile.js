@@ -65,19 +65,21 @@ async function one(name, said, more) {
   const limits = { windowMessages: 8, messageBytes: 1000 };
   const { conn } = open(url, { ...limits, ...more });
   const stream = conn.subscribe("good");
-  conn.subscribe("slow");
+  const slow = conn.subscribe("slow");
   const items = [];
   try {
     while (items.at(-1) !== "good") {
       const { value } = await stream.next();
       items.push(value.type ?? value.kind);
+      await slow.return();
     }
   } catch (error) {
     items.push(error.kind);
   }
   await conn.close();
+  while (seen.codes.length === 0) await sleep(5);
   server.close();
-  say({ name, code: seen.codes[0], items });
+  say({ name, code: seen.codes[0], items: [...new Set(items)] });
 }
 
 /** Illegal input closes the link, and a new session begins; what is too large ends it all. */

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 import httpx
 import trio
@@ -130,7 +130,7 @@ async def _open_upload(
     client: Client | str | httpx.URL,
     given: SourceLike,
     size: int | None,
-    target: Any,
+    target: Callable[[Client, str], Target],
     reconnect: Reconnect,
     piece_bytes: int,
 ) -> AsyncIterator[Upload]:

@@ -154,9 +154,7 @@ class Holder:
             self.typing.heard(item)
             return
         events = self.log.take(item, until=self.reached)
-        for event in events:
-            if isinstance(event, Spoken) and event.message.mine:
-                self.speaker.placed(event.message)
+        self.speaker.heard(events)
         if isinstance(item, (Gap, Reset)):
             events += self._after_loss(item)
         self.events.put(events)
@@ -165,7 +163,6 @@ class Holder:
     def _after_loss(self, item: Gap | Reset) -> list[RoomEvent]:
         if isinstance(item, Reset):
             self.marker.forget()
-            self.speaker.strand()
         return self.log.meet(self.membership.members, self.membership.marks)
 
     def _typing_changed(self) -> None:

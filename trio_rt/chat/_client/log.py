@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import attrs
 
+from ...hub._broker import Position
 from ...hub._client.items import HistoryPage, Joined, Left, Marked, RoomItem, RoomMessage
 from ...message import Gap, Reset
 from .._words import TYPING, SaidBody
@@ -139,6 +140,11 @@ class RoomLog:
         return self._pending.pop(id) is not None
 
     # What the hub tells
+
+    def begin(self, position: Position) -> None:
+        """At first: which log is followed, and from where. Not told, its first message says."""
+        self._stored.begin(position.epoch)
+        self._until = position.offset
 
     def meet(self, members: Mapping[str, Any], marks: Mapping[str, int]) -> list[RoomEvent]:
         """Who is there and how far each has read, as the membership has it: what is new.

@@ -17,14 +17,15 @@ not, several rooms do not wait for each other.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import trio
 
 from ...errors import Refused, UsageError
 from ...hub._broker import Position
-from ..models import ChatMessage, MessageState
+from ...message import Reset
+from ..models import ChatMessage, MessageState, RoomEvent, Spoken
 from .log import RoomLog
 from .said import Said
 
@@ -138,18 +139,13 @@ class Speaker:
         while not self.is_idle:
             await self._changed.wait()
 
-    def placed(self, message: ChatMessage) -> None:
-        """One's own user has said this, here or elsewhere, and it is in its place."""
-        said = self._open.pop(message.id, None)
-        if said is not None:
-            self._release(said.id)
-            said.moved(message)
-
-    def strand(self) -> None:
-        """The log began anew: what is acked in the old one is lost, and may be tried again."""
-        for id in self._log.stranded:
-            if id in self._open:
-                self._fail(self._open[id], Refused("lost", "the room's log was lost with it"))
+    def heard(self, events: Iterable[RoomEvent]) -> None:
+        """The log says that this has happened in the room."""
+        for event in events:
+            if isinstance(event, Spoken) and event.message.mine:
+                self._placed(event.message)
+            elif isinstance(event, Reset):
+                self._strand()
 
     def close(self) -> None:
         """The room is left, or the connection over: what is queued is withdrawn. Idempotent."""
@@ -177,24 +173,33 @@ class Speaker:
             self._fail(said, Refused("malformed", str(error)))
         else:
             self._move(said, "acked", offset=position.offset, epoch=position.epoch)
-            self._release(said.id)
-            self.strand()
         finally:
             self._speaking = None
             self._notify()
 
     def _move(self, said: Said, state: MessageState, **known: Any) -> None:
-        """Forward only: the echo may be here before the answer."""
-        if said.id not in self._open:
-            return
+        """The echo may be here before the answer: then there is nothing to move."""
         message = self._log.moved(said.id, state, **known)
         if message is None:
             return
         if message.state == "echoed":
-            self.placed(message)
+            self._placed(message)
             self._tell_placed(message)
         else:
             said.moved(message)
+
+    def _placed(self, message: ChatMessage) -> None:
+        """One's own user has said this, here or elsewhere, and it is in its place."""
+        said = self._open.pop(message.id, None)
+        if said is not None:
+            self._release(said.id)
+            said.moved(message)
+
+    def _strand(self) -> None:
+        """The log began anew: what is acked in the old one is lost, and may be tried again."""
+        for id in self._log.stranded:
+            if id in self._open:
+                self._fail(self._open[id], Refused("lost", "the room's log was lost with it"))
 
     def _fail(self, said: Said, refusal: Refused) -> None:
         if self._open.pop(said.id, None) is None:

@@ -54,7 +54,7 @@ class RoomTyping:
 
     def heard(self, message: RoomMessage[Any]) -> None:
         """A message that passes."""
-        if message.mine or message.type != TYPING:
+        if message.type != TYPING:
             return
         try:
             word = msgspec.convert(message.payload, Typing)

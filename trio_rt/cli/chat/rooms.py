@@ -74,15 +74,13 @@ class Rooms:
         What is queued is waited for a little, if there is a link.
         """
         with trio.move_on_after(LEAVE_S):
-            while self._desk.work.queued and self._chat.conn.state.phase is Phase.CONNECTED:
-                await self._moved.wait()
+            await self._until(lambda: not self._desk.work.queued or not self._is_online())
         unsaid = self._desk.work.queued
         self._closing = True
         for tab in self._desk.tabs:
             tab.leave.set()
         with trio.move_on_after(LEAVE_S):
-            while self._open:
-                await self._moved.wait()
+            await self._until(lambda: not self._open)
         return unsaid
 
     def older(self, tab: Tab) -> None:
@@ -93,6 +91,16 @@ class Rooms:
         if timeline.first_offset:
             tab.loading = True
             self._nursery.start_soon(self._fetch, tab, tab.room)
+
+    # Within
+
+    async def _until(self, done: Callable[[], bool]) -> None:
+        await trio.lowlevel.checkpoint()
+        while not done():
+            await self._moved.wait()
+
+    def _is_online(self) -> bool:
+        return self._chat.conn.state.phase is Phase.CONNECTED
 
     # One room
 

@@ -177,7 +177,8 @@ class Tab:
             self.timeline.merge(known)
 
     def _begin_anew(self) -> None:
-        self.timeline.load(())
+        self.timeline.clear()
+        self.timeline.note("The service has begun anew: what was said here before is gone.")
         self.view.to_end()
         self.view.unselect()
         self.seen = 0

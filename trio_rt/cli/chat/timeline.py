@@ -91,12 +91,12 @@ class Timeline:
 
     # How it changes
 
-    def load(self, messages: Iterable[ChatMessage]) -> None:
-        """These, and nothing else: it is another log."""
+    def clear(self) -> None:
+        """It is another log."""
+        self.first = self.end
         self._rows, self._offsets, self.new_at = [], {}, None
         self.complete = False
         self.version += 1
-        self.merge(messages)
 
     def merge(self, messages: Iterable[ChatMessage]) -> None:
         """Messages that are in their place; those that are known are replaced."""
