@@ -103,7 +103,6 @@ LAYERS = [
         "hub._client.items",
         "hub._log",
         "hub._server.roster",
-        "hub._server.rules",
         "hub._server.site",
         "hub._words",
         "hub.brokers._redis_link",
@@ -111,6 +110,7 @@ LAYERS = [
         "hub.brokers._redis_wire",
         "hub.brokers._sqlite_queue",
     },
+    {"hub._server.rules"},
     {"hub._server.tongue"},
     {
         "hub._client.calls",

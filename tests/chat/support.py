@@ -17,6 +17,7 @@ from trio_rt.chat._words import TYPING
 from trio_rt.chat.models import RoomEvent
 from trio_rt.hub._broker import Broker
 from trio_rt.hub._server.rules import HubLimits, Rules, Who
+from trio_rt.hub._words import Publish
 from trio_rt.hub.brokers.memory import MemoryBroker
 from trio_rt.testing import LinkProfile, VirtualNetwork
 
@@ -59,8 +60,9 @@ class Doorman(Rules):
         #: When which user said that it types, or has stopped.
         self.typing: list[tuple[float, str, bool]] = []
 
-    async def may_publish(self, who: Who, room: str, type: str, payload: Any) -> bool:
-        if type == TYPING:
+    async def may_publish(self, who: Who, message: Publish) -> bool:
+        payload = message.payload
+        if message.type == TYPING:
             self.typing.append((trio.current_time(), who.user, payload["on"]))
         elif self.strict and payload.get("content") == FORBIDDEN:
             raise Refused("forbidden", "no swearing")

@@ -376,9 +376,7 @@ def _view(story: Story, view: View) -> list[str]:
     if room.typing_users:
         found.append(f"typing: {room.typing_users}")
     spoken = Counter(
-        event.message.id
-        for event in view.events[_after_reset(view) :]
-        if isinstance(event, Spoken)
+        event.message.id for event in view.events[_after_reset(view) :] if isinstance(event, Spoken)
     )
     found += [f"{id} was told twice" for id, times in spoken.items() if times > 1]
     return found

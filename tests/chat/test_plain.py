@@ -18,7 +18,6 @@ from tests.hub.support import messages
 from tests.strangers import Site, complaints, open_site
 from tests.testing.support import virtual
 from trio_rt import Message
-from trio_rt.chat._service.plain import PlainDialect
 from trio_rt.chat._service.plain_users import USERS, PlainUsers
 from trio_rt.chat._service.service import ChatService, open_chat_service
 from trio_rt.chat._service.tokens import ChatWho, profile
@@ -112,9 +111,8 @@ async def who_is(handshake: trio_rt.Handshake) -> ChatWho | None:
 async def open_world(
     may_claim: Any = None, *, serve: dict[str, Any] | None = None, **options: Any
 ) -> AsyncIterator[World]:
-    dialects = [PlainDialect(may_claim=may_claim)]
     async with (
-        open_chat_service(dialects=dialects, **options) as service,
+        open_chat_service(may_claim=may_claim, **options) as service,
         open_site(service, accept=who_is, **(serve or {})) as site,
     ):
         yield World(service, site)
@@ -511,10 +509,24 @@ async def test_a_claim_in_another_room() -> None:
 
 @virtual
 async def test_nobody_may_claim() -> None:
-    """Unless the service says so."""
-    async with open_world() as world, world.plain() as eve:
+    """Unless the service says so: where tokens are signed a claim proves nothing."""
+    for options in ({}, {"anonymous": True, "secret": b"x" * 32}):
+        async with open_world(**options) as world, world.plain() as eve:
+            await eve.join()
+            assert (await eve.refusal("chat_message", said("x", userId="eve")))[0] == "forged_user"
+
+
+@virtual
+async def test_anybody_may_claim_where_nobody_has_tokens() -> None:
+    """And is a member at most: also who claims to be an owner."""
+    async with open_world(anonymous=True, owners={"lobby": ["eve"]}) as world, world.plain() as eve:
         await eve.join()
-        assert (await eve.refusal("chat_message", said("x", userId="eve")))[0] == "forged_user"
+        await eve.say("x", userId="eve")
+        await settle()
+        assert eve.of("chat_message")[0]["message"]["userId"] == "eve"
+        (guest,) = world.service.hub.devices("eve")
+        assert isinstance(guest.who, ChatWho)
+        assert guest.who.guest
 
 
 # Bad input
@@ -664,7 +676,7 @@ async def test_a_client_of_another_library() -> None:
     """By threads and sockets, beside a member with a session."""
     told: list[dict[str, Any]] = []
     async with (
-        open_chat_service(dialects=[PlainDialect()], limits=HubLimits(grace_s=0)) as service,
+        open_chat_service(limits=HubLimits(grace_s=0)) as service,
         trio.open_nursery() as nursery,
     ):
         with trio.fail_after(20):

@@ -22,7 +22,7 @@ from trio_rt.chat._service.targets import Target, Targets
 from trio_rt.chat._words import CONTENT_BYTES, METADATA_BYTES, MODERATE, REACTION_BYTES
 from trio_rt.hub import Item, LogLimits, MemoryBroker, Who, open_hub
 from trio_rt.hub._server.commands import END
-from trio_rt.hub._words import HISTORY, JOIN, MEMBERS, event_body
+from trio_rt.hub._words import HISTORY, JOIN, MEMBERS, Publish, event_body
 from trio_rt.testing import jump_wall_clock, run
 
 USERS = ["olga", "oscar", "root", "anna", "rita", "mute", "bana", None]
@@ -273,6 +273,22 @@ async def test_what_can_be_said() -> None:
         assert (await parlour.service.hub.history("r")).head.last == count
 
 
+@virtual
+async def test_only_typing_passes() -> None:
+    """What is said is stored, or nobody could page to it; and who types is in no log."""
+    async with open_parlour() as parlour:
+        anna = await parlour.enter("anna")
+        await anna.join("r")
+        for type, payload, store in (
+            ("text", {"content": "x"}, False),
+            ("delete", {"target": 1}, False),
+            ("typing", {"on": True}, True),
+        ):
+            answer = await anna.publish("r", type, payload, store=store)
+            assert (answer.code, "store" in answer.text) == ("malformed", True)
+        assert (await parlour.service.hub.history("r")).head.last == 0
+
+
 CODES = {"", "malformed", "too_large", "forged_name", "forbidden", "no_message"}
 
 
@@ -298,7 +314,7 @@ def test_anything(kind: str, payload: Any) -> None:
         who = ChatWho("anna", info={"name": "Anna", "status": "online", "avatar": ""})
         async with open_hub() as rules.hub:
             try:
-                code = "" if await rules.may_publish(who, "r", kind, payload) else "?"
+                code = "" if await rules.may_publish(who, Publish("r", payload, kind)) else "?"
             except Refused as refusal:
                 code = refusal.code
         assert code in CODES

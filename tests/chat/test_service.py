@@ -17,6 +17,7 @@ from tests.hub.redis_store import shared_server
 from tests.testing.support import virtual
 from trio_rt import BrokerError, OptionError, Refused
 from trio_rt.chat import (
+    ChatRules,
     MemoryStandings,
     SqliteStandings,
     Standing,
@@ -28,8 +29,7 @@ from trio_rt.chat._service.service import PROFILES_BURST
 from trio_rt.chat._service.standing import now_ms
 from trio_rt.chat._service.tokens import SERVICE
 from trio_rt.chat._words import MODERATE, MODERATION, PROFILE
-from trio_rt.hub import RedisBroker, RoomMessage, open_room
-from trio_rt.hub._server.hub import Dialect
+from trio_rt.hub import RedisBroker, RoomMessage, Rules, Who, open_room
 from trio_rt.hub._words import JOIN, Event
 from trio_rt.testing import jump_wall_clock
 
@@ -690,16 +690,29 @@ async def test_what_ends_the_block(tmp_path: Path) -> None:
     assert standings._file is None
 
 
-class Hail(Dialect):
-    """Says nothing; it is there."""
+class PrivateRooms(ChatRules):
+    """Of each user, beside all that a chat's rules say."""
+
+    async def may_join(self, who: Who, room: str) -> bool:
+        return room in ("r", who.user) and await super().may_join(who, room)
 
 
 @virtual
-async def test_dialects() -> None:
-    """They are the hub's."""
-    hail = Hail()
-    async with open_parlour(dialects=[hail]) as parlour:
-        assert list(parlour.service.hub.extension.dialects) == [hail]
+async def test_rules_of_ones_own() -> None:
+    """They decide beside those of a chat, which hold still."""
+    async with open_parlour(owners=OWNERS, rules=PrivateRooms) as parlour:
+        olga, anna = await enter(parlour, "olga", "anna")
+        assert (await anna.ask(JOIN, room="anna")).kind == "done"
+        assert (await anna.ask(JOIN, room="olga")).code == "no_room"
+        await olga.moderate("r", "ban", "anna")
+        assert (await anna.ask(JOIN, room="r")).code == "no_room"
+
+
+async def test_rules_that_are_none() -> None:
+    """Said at once."""
+    with pytest.raises(OptionError, match="rules"):
+        async with open_chat_service(rules=lambda standings, owners: Rules()):  # type: ignore[arg-type, return-value]
+            pass
 
 
 @virtual

@@ -793,6 +793,24 @@ def test_a_flood_of_unfinished_uploads(tmp_path: Path) -> None:
     run(story, seed=1)
 
 
+def test_an_upload_that_is_slow(tmp_path: Path) -> None:
+    """It lives as long as bytes come, and is no quiet one."""
+
+    async def story() -> None:
+        store = InlineStore(tmp_path, unfinished_s=1000.0, unfinished_per_user=1)
+        async with virtual_world(store) as (_, http):
+            client = Tus(http)
+            place = await client.begin(6)
+            for at in range(5):
+                assert (await client.patch(place, at, b"x")).status_code == 204
+                assert (await client.ask("POST", "/files", Upload_Length="1")).status_code == 429
+                await trio.sleep(600)
+            got = await client.patch(place, 5, b"x")
+            assert got.headers["Content-Location"] == address(b"xxxxxx")
+
+    run(story, seed=1)
+
+
 async def test_the_total_is_bounded(tmp_path: Path) -> None:
     """What is there and what may come, together; a deleted file makes room."""
     store = FileStore(tmp_path, total_bytes=1000)
@@ -829,6 +847,9 @@ async def test_a_disk_that_is_full(tmp_path: Path, caplog: pytest.LogCaptureFixt
         assert at <= 500_000
         got = await client.patch(place, at, bytes(2_000_000 - at))
         assert got.headers["Content-Location"] == address(bytes(2_000_000))
+        with full_disk(0):
+            assert (await client.upload(b"abc")).status_code == 507
+    assert list((tmp_path / "uploads").iterdir()) == []
     assert "could not be written" in caplog.text
 
 
@@ -856,6 +877,9 @@ async def test_a_service_that_starts_anew(tmp_path: Path) -> None:
         await client.patch(place, 0, PNG[:700])
         whole = await client.begin(len(GIF))
         await client.patch(whole, 0, GIF[:-1])
+        got = await client.ask("POST", "/files", Upload_Defer_Length="1")
+        later = got.headers["Location"]
+        await client.patch(later, 0, b"abc", Upload_Length="5")
     (tmp_path / "uploads" / whole[-32:]).write_bytes(GIF)
     for name, text in (("1" * 32, "x"), ("2" * 32 + ".json", "{}"), ("3" * 32, "x")):
         (tmp_path / "uploads" / name).write_text(text)
@@ -869,6 +893,8 @@ async def test_a_service_that_starts_anew(tmp_path: Path) -> None:
         assert await client.offset(place) == 700
         got = await client.patch(place, 700, PNG[700:])
         assert got.headers["Content-Location"] == address(PNG, "x.png")
+        assert (await client.ask("HEAD", later)).headers["Upload-Length"] == "5"
+        assert (await client.ask("DELETE", later)).status_code == 204
         got = await client.ask("HEAD", whole)
         assert got.headers["Content-Location"] == address(GIF)
     assert list((tmp_path / "uploads").iterdir()) == []

@@ -21,6 +21,7 @@ from trio_rt.hub._client.items import Joined, Left, Marked, RoomMessage
 from trio_rt.hub._client.opening import open_room
 from trio_rt.hub._server.hub import open_hub
 from trio_rt.hub._server.rules import HubLimits, Rules, Who
+from trio_rt.hub._words import Publish
 from trio_rt.hub.brokers.memory import MemoryBroker
 from trio_rt.options import OutboxLimits, WireName
 from trio_rt.testing import Relay, serve_relay
@@ -611,8 +612,8 @@ class NoEntry(Rules):
     async def may_join(self, who: Who, room: str) -> bool:
         return self.allowed
 
-    async def may_publish(self, who: Who, room: str, type: str, payload: Any) -> bool:
-        return bool(payload != "bad")
+    async def may_publish(self, who: Who, message: Publish) -> bool:
+        return bool(message.payload != "bad")
 
     async def may_read(self, who: Who, room: str) -> bool:
         return False

@@ -30,6 +30,7 @@ from trio_rt.hub._words import (
     MARK,
     MEMBERS,
     PUBLISH,
+    Publish,
     is_body,
 )
 from trio_rt.protocol.codec import JsonCodec, Meta
@@ -448,7 +449,7 @@ class Hooks(Rules):
     async def may_join(self, who: Who, room: str) -> bool:
         return await self._do(who)  # type: ignore[no-any-return]
 
-    async def may_publish(self, who: Who, room: str, type: str, payload: Any) -> bool:
+    async def may_publish(self, who: Who, message: Publish) -> bool:
         return await self._do(who)  # type: ignore[no-any-return]
 
     async def may_read(self, who: Who, room: str) -> bool:

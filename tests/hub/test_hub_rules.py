@@ -13,7 +13,7 @@ from tests.strangers import open_site
 from tests.testing.support import virtual
 from trio_rt import OptionError
 from trio_rt.hub import HubLimits, Rules, Who, open_hub
-from trio_rt.hub._words import HISTORY, JOIN, LEAVE, MARK, MEMBERS, PUBLISH, Event
+from trio_rt.hub._words import HISTORY, JOIN, LEAVE, MARK, MEMBERS, PUBLISH, Event, Publish
 
 USERS = ["owner", "member", "reader", "nobody"]
 ROOMS = ["secret", "open", "absent"]
@@ -41,8 +41,8 @@ class Table(Rules):
     async def may_join(self, who: Who, room: str) -> bool:
         return self._may(who, room, JOIN)
 
-    async def may_publish(self, who: Who, room: str, type: str, payload: Any) -> bool:
-        return self._may(who, room, PUBLISH)
+    async def may_publish(self, who: Who, message: Publish) -> bool:
+        return self._may(who, message.room, PUBLISH)
 
     async def may_read(self, who: Who, room: str) -> bool:
         return self._may(who, room, HISTORY)
@@ -128,8 +128,8 @@ async def test_what_a_publish_hook_is_asked() -> None:
     """It sees the type and the payload, and decides by them."""
 
     class Polite(Rules):
-        async def may_publish(self, who: Who, room: str, type: str, payload: Any) -> bool:
-            return (type, payload) != ("shout", {"n": [1]})
+        async def may_publish(self, who: Who, message: Publish) -> bool:
+            return (message.type, message.payload) != ("shout", {"n": [1]})
 
     async with open_house(rules=Polite()) as house:
         anna = await house.enter("anna")

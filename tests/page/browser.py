@@ -18,7 +18,9 @@ import trio_websocket
 from tests.net.support import Command, running, tool
 from tests.net.test_browser import FLAGS
 
-__all__ = ["Browser", "Page", "open_browser"]
+__all__ = ["DESK", "Browser", "Page", "open_browser"]
+
+DESK: Final = (1280, 800)
 
 #: How often a page is asked whether something holds.
 POLL_S: Final = 0.03
@@ -48,9 +50,7 @@ KEYS: Final = {"Enter": 13, "Tab": 9, "Escape": 27, "ArrowUp": 38, "ArrowDown": 
 class Browser:
     """A running browser, made by `open_browser()`."""
 
-    def __init__(
-        self, socket: trio_websocket.WebSocketConnection, nursery: trio.Nursery
-    ) -> None:
+    def __init__(self, socket: trio_websocket.WebSocketConnection, nursery: trio.Nursery) -> None:
         self._socket = socket
         self._nursery = nursery
         self._count = 0
@@ -72,9 +72,7 @@ class Browser:
         assert "error" not in answer, f"{method}: {answer['error']}"
         return answer["result"]
 
-    async def open(
-        self, url: str, *, width: int = 1280, height: int = 800, dark: bool = False
-    ) -> Page:
+    async def open(self, url: str, size: tuple[int, int] = DESK, *, dark: bool = False) -> Page:
         """A page of this size, of another user than all other pages; loaded when it returns."""
         context = (await self.call("Target.createBrowserContext"))["browserContextId"]
         made = await self.call(
@@ -83,7 +81,7 @@ class Browser:
         target = made["targetId"]
         attached = await self.call("Target.attachToTarget", targetId=target, flatten=True)
         page = self._pages[attached["sessionId"]] = Page(self, attached["sessionId"])
-        await page.begin(width, height, dark)
+        await page.begin(*size, dark)
         await page.load(url)
         return page
 
@@ -135,7 +133,9 @@ class Page:
 
     async def load(self, url: str) -> None:
         await self.call("Page.navigate", url=url)
-        await self.wait(f"document.readyState == 'complete' && location.href != 'about:blank' /* {url} */")
+        await self.wait(
+            f"document.readyState == 'complete' && location.href != 'about:blank' /* {url} */"
+        )
 
     def heard(self, method: str, params: dict[str, Any]) -> None:
         if method == "Runtime.exceptionThrown":

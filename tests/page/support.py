@@ -21,10 +21,9 @@ from trio_rt.chat._service.files import FileStore
 from trio_rt.hub import LogLimits, MemoryBroker, Site
 from trio_rt.testing import Relay, serve_relay
 
-from .browser import Browser, Page
+from .browser import DESK, Browser, Page
 
 __all__ = [
-    "DESK",
     "PAGE",
     "PHONE",
     "SECRET",
@@ -37,8 +36,7 @@ __all__ = [
 ]
 
 PAGE: Final = Path(trio_rt.__file__).parent / "page"
-PHONE: Final = {"width": 390, "height": 844}
-DESK: Final = {"width": 1280, "height": 800}
+PHONE: Final = (390, 844)
 SECRET: Final = "a secret of the tests, of 32 bytes"
 
 #: What of each message is to be seen.
@@ -57,11 +55,9 @@ class Chat:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.relay.port}/"
 
-    async def enter(
-        self, name: str, room: str = "lobby", *, dark: bool = False, **size: int
-    ) -> Page:
-        """A page of a user that is in the room."""
-        page = await self.browser.open(f"{self.url}#{room}", dark=dark, **(size or DESK))
+    async def enter(self, name: str, *, size: tuple[int, int] = DESK, dark: bool = False) -> Page:
+        """A page of a user that is in the room `lobby`."""
+        page = await self.browser.open(f"{self.url}#lobby", size, dark=dark)
         await sign_in(page, name)
         return page
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
-import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,12 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
 import trio
 
 import trio_rt
 from tests.net.support import LIMIT_S, ROOT, Program, requires, running, tool
-from trio_rt import HttpRequest, HttpResponse, Liveness, Message, Peer, Refuse, Refused, Server
+from trio_rt import Liveness, Message, Peer, Refused, Server
 from trio_rt.testing import Conditions, Relay, serve_relay
 
 PEERS: Final = Path(__file__).parent / "peers"
@@ -39,6 +36,9 @@ FLAGS: Final = (
 
 #: A dead link is found soon.
 WATCHFUL: Final = Liveness(interval_s=0.2, timeout_s=0.2)
+
+#: So that something is under way when a link is cut.
+SLOW: Final = Conditions(rate_bytes_per_s=100_000)
 
 Handler = Callable[[Peer], Awaitable[object]]
 
@@ -83,8 +83,9 @@ def url(relay: Relay) -> str:
 async def spoil(relay: Relay, progress: Callable[[], int], cuts: list[str]) -> None:
     """End one link after another, each in its own way, whenever something has got through."""
     draw = random.Random(7)
+    kinds = ("rst", "fin", "towards server", "towards client", "vanish", "stall")
     while True:
-        for kind in ("rst", "fin", "towards server", "towards client", "vanish", "stall"):
+        for kind in kinds:
             before = progress()
             while not relay.statistics().links or progress() < before + 20:
                 await trio.sleep(0.005)
@@ -101,11 +102,11 @@ async def spoil(relay: Relay, progress: Callable[[], int], cuts: list[str]) -> N
                     relay.impose(Conditions(blackhole=True))
                     await trio.sleep(0.5)
                     relay.rst()
-                    relay.impose(Conditions())
+                    relay.impose(SLOW)
                 case _:
                     relay.impose(Conditions(delay_s=0.05, jitter_s=0.05, split_bytes=50))
                     await trio.sleep(0.1)
-                    relay.impose(Conditions())
+                    relay.impose(SLOW)
             cuts.append(kind)
 
 
@@ -146,8 +147,9 @@ async def test_nothing_is_lost_over_cut_links() -> None:
     """Thousands of messages each way over dozens of cuts: each once, in order, and acked."""
     count = 4000
     numbers, cuts = Numbers(count), list[str]()
-    async with serving(numbers) as (_, relay, nursery):
-        relay.impose(Conditions(rate_bytes_per_s=150_000))
+    window = InboxLimits(messages=64)
+    async with serving(numbers, inbox=window) as (_, relay, nursery):
+        relay.impose(SLOW)
         nursery.start_soon(spoil, relay, lambda: len(numbers.up), cuts)
         (found,) = await results(script("scenes.js", "talk", url(relay), count))
     assert found["heard"] == count

@@ -26,6 +26,7 @@ from ._client.said import Said
 from ._client.transfers import FileCorrupted, FileRefused, Progress, SayArguments, StoredFile
 from ._service.file_routes import Authorize, authorize_by, file_routes
 from ._service.files import FileStatistics, FileStore
+from ._service.rules import ChatRules
 from ._service.service import ChatService, ChatStatistics, open_chat_service
 from ._service.standing import MemoryStandings, SqliteStandings, Standing, Standings
 from ._service.tokens import ChatWho, accept_tokens, sign_token
@@ -53,6 +54,7 @@ __all__ = [
     "Chat",
     "ChatMessage",
     "ChatRoom",
+    "ChatRules",
     "ChatService",
     "ChatStatistics",
     "ChatWho",

@@ -91,7 +91,7 @@ function drawRooms() {
     if (focused) $("rooms").querySelector(`[data-room="${CSS.escape(focused)}"]`)?.focus();
   }
   $("side-unread").hidden = !others;
-  const label = `${sum ? `(${sum}) ` : ""}${text.cleanName(app.room?.name ?? "Chat")} – Chat`;
+  const label = `${sum ? `(${sum}) ` : ""}${text.cleanName(app.room?.name ?? "Chat")} · Chat`;
   if (document.title !== label) document.title = label;
 }
 

@@ -484,14 +484,13 @@ export class Room {
     }
     this.first = Math.max(this.first, first);
     this.head = Math.max(this.head, last);
-    if (first - 1 > this.cursor) this.cursor = first - 1; // what was between is gone
     for (const item of items) {
       if (item.offset > this.cursor) {
         this.cursor = item.offset;
         this.fold(item);
       }
     }
-    if (!items.length) this.cursor = Math.max(this.cursor, last);
+    if (!items.length) this.cursor = Math.max(this.cursor, last); // all of it is gone
     this.unkeep();
     this.trim();
     this.pending = this.pending.filter((each) => !(each.offset && each.offset <= this.cursor));

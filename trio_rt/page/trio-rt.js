@@ -932,6 +932,7 @@ class Connection {
       if (text === null) break;
       socket.send(text);
     }
+    if (socket.readyState !== 1) return;
     const taken = link.said - socket.bufferedAmount;
     while (this.#writing[0]?.end <= taken) this.#writing.shift().settle("written", null);
     // Nobody tells when the kernel has taken something.

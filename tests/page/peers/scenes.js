@@ -4,7 +4,7 @@ import { links, open, play, say, sendPatiently, sleep, tally } from "./common.js
 
 /** Numbers in both directions; the server's end with a message "end". */
 async function talk(url, count) {
-  const { conn, states } = open(url);
+  const { conn, states } = open(url, { windowMessages: 64 });
   const stream = conn.subscribe("down", "end");
   const speak = async () => {
     const sent = [];
@@ -22,8 +22,8 @@ async function talk(url, count) {
     due += 1;
   }
   const outcomes = tally(await speaking);
-  const resumed = states.filter((state) => state.resumed).length;
   const { phase } = await conn.close();
+  const resumed = states.filter((state) => state.resumed).length;
   say({ heard: due, wrong, outcomes, links: links(states), resumed, phase });
 }
 

@@ -52,7 +52,7 @@ class Claims:
         if not is_name(user):
             raise Refused("malformed", f"{field} must be a name")
         _check_username(username)
-        who = ChatWho(user, info=profile(username))
+        who = ChatWho(user, info=profile(username), guest=True)
         if user in _PROGRAMS or user.startswith(GUEST) or await may_claim(user) is not True:
             raise _taken()
         for room in list(guest.rooms):

@@ -95,12 +95,7 @@ class SayTyping(msgspec.Struct):
 
 
 class PlainDialect(Dialect):
-    """For `open_chat_service(dialects=[PlainDialect()])`.
-
-    - `may_claim`: whether a client that has shown no token may be the user that it says it is.
-      Without it none may. It gets the user, must not say True for whom tokens are signed,
-      or who has a role: nothing proves that claim.
-    """
+    """`may_claim` as in `open_chat_service()`; without it nobody may."""
 
     commands: ClassVar[Shapes] = {
         "join_room": JoinRoom,

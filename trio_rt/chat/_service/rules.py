@@ -18,6 +18,7 @@ from ...hub._names import check_name
 from ...hub._server.commands import END
 from ...hub._server.hub import Hub
 from ...hub._server.rules import Rules, Who
+from ...hub._words import Publish
 from ...protocol.payloads import Reader, reader
 from ...protocol.rate import Rate
 from .._words import (
@@ -136,11 +137,14 @@ class ChatRules(Rules):
     async def may_see(self, who: Who, room: str) -> bool:
         return await self._is_let_in(who, room)
 
-    async def may_publish(self, who: Who, room: str, type: str, payload: Any) -> bool:
+    async def may_publish(self, who: Who, message: Publish) -> bool:
+        room = message.room
         await self._check_standing(who, room)
-        if type == MODERATION:
+        if message.type == MODERATION:
             raise Refused("forbidden", "only the service says that")
-        body = _read(type, payload)
+        body = _read(message.type, message.payload)
+        if message.store == isinstance(body, Typing):
+            raise Refused("malformed", "payload.store must be false for typing, and only there")
         if isinstance(body, Typing):
             self._typing.take(who.user, room)
         elif isinstance(body, SaidBody):

@@ -7,7 +7,7 @@ open_chat_service
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Final, get_args
 
@@ -20,13 +20,15 @@ from ...errors import OptionError, Refused
 from ...hub._broker import Broker, Item
 from ...hub._names import is_name
 from ...hub._server.extension import Shapes
-from ...hub._server.hub import Dialect, Extension, Guest, Hub, HubStatistics, Room, open_hub
+from ...hub._server.hub import Extension, Guest, Hub, HubStatistics, Room, open_hub
 from ...hub._server.rules import HubLimits
 from ...hub._server.site import allow_origins
 from ...hub._server.tell import Lagging
 from ...options import check_kind
 from .._words import MODERATE, PROFILE, Action, Moderate, Moderation, Profile, Role
+from .claims import MayClaim
 from .moderation import Moderator
+from .plain import PlainDialect
 from .rules import ChatRules, Throttle
 from .standing import MemoryStandings, Standings
 from .tokens import GUEST, SERVICE, accept_tokens, is_avatar, seen
@@ -54,8 +56,8 @@ class ChatExtension(Extension):
 
     commands: ClassVar[Shapes] = {MODERATE: Moderate, PROFILE: Profile}
 
-    def __init__(self, rules: ChatRules, dialects: Sequence[Dialect]) -> None:
-        self.dialects = dialects
+    def __init__(self, rules: ChatRules, may_claim: MayClaim | None) -> None:
+        self.dialects = (PlainDialect(may_claim=may_claim),)
         self.moderator: Final = Moderator(rules)
         self.profiles = 0
         self._rules: Final = rules
@@ -161,30 +163,37 @@ async def open_chat_service(
     secret: str | bytes | None = None,
     anonymous: bool = False,
     origins: Collection[str] = (),
+    may_claim: MayClaim | None = None,
     standings: Standings | None = None,
     owners: Mapping[str, Collection[str]] | None = None,
+    rules: Callable[[Standings, Mapping[str, Collection[str]] | None], ChatRules] = ChatRules,
     limits: HubLimits = HubLimits(),
     lagging: Lagging = "gap",
-    dialects: Sequence[Dialect] = (),
 ) -> AsyncIterator[ChatService]:
     """A chat's server, for as long as the block lasts.
 
     - `broker`: where the rooms live; in this process's memory, unless told.
     - `secret`: what `sign_token()` signs with, at least 32 random bytes, the same on all nodes.
     - `anonymous`: whether who shows no token may be a member, under a name of the hub's.
+    - `may_claim`: whether a plain client without a token may be the user that it says it is, and
+      that nobody else is. Nothing proves it: such a user has a member's rights at most.
+      Unless told: where `anonymous`, and no token is ever signed.
     - `origins`: whose pages may use it, besides this server's own: see `hub.allow_origins`.
     - `standings`: where roles, mutes and bans are kept; in memory, unless told.
     - `owners`: of rooms, by their names: what is decided about users does not hold for them.
+    - `rules`: `ChatRules`, or one's own class that is derived from it, to decide more.
     - `limits`, `lagging`: see `hub.open_hub`.
-    - `dialects`: other words that clients may speak.
 
     Raises `OptionError`, and ImportError for a `secret` without the extra `chat`. Leaving the
     block sends the peers that are still there away (1012); `serve()` is to end before it.
     """
     kept = MemoryStandings() if standings is None else standings
     check_kind("standings", kept, Standings)
-    rules = ChatRules(kept, owners)
-    extension = ChatExtension(rules, dialects)
+    made = rules(kept, owners)
+    check_kind("rules", made, ChatRules)
+    if may_claim is None and anonymous and secret is None:
+        may_claim = _anybody
+    extension = ChatExtension(made, may_claim)
     accept = None
     if secret is not None or anonymous:
         accept = allow_origins(*origins, then=accept_tokens(secret, anonymous=anonymous))
@@ -193,13 +202,13 @@ async def open_chat_service(
     try:
         async with (
             open_hub(
-                broker, rules=rules, limits=limits, lagging=lagging, extension=extension
-            ) as rules.hub,
+                broker, rules=made, limits=limits, lagging=lagging, extension=extension
+            ) as made.hub,
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(extension.moderator.run)  # noqa: ASYNC113, it begins with a sleep
             try:
-                yield ChatService(rules.hub, extension, accept)
+                yield ChatService(made.hub, extension, accept)
             except BaseException as caught:  # noqa: ASYNC103, raised at the end, in no group
                 error = caught
             nursery.cancel_scope.cancel()
@@ -207,3 +216,8 @@ async def open_chat_service(
         await kept.aclose()
     if error is not None:
         raise error
+
+
+async def _anybody(user: str) -> bool:
+    await trio.lowlevel.checkpoint()
+    return True

@@ -76,6 +76,7 @@ class Actions:
         if isinstance(meant, Mistake):
             tab.timeline.note(fit_line(meant.text), "error")
             tab.view.to_end()
+            self._put(text)
         else:
             self._do(tab, meant)
 

@@ -78,8 +78,8 @@ def read_input(text: str) -> Order | Mistake | None:
         return Order("say", text[1:])
     if not text.startswith("/"):
         return Order("say", text)
-    word, _, argument = text[1:].partition(" ")
-    return _read_command(word.strip().lower(), argument.strip())
+    word, *argument = text[1:].split(None, 1) or [""]
+    return _read_command(word.lower(), "".join(argument).rstrip())
 
 
 def _read_command(name: str, argument: str) -> Order | Mistake:

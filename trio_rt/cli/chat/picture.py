@@ -14,11 +14,11 @@ from typing import Final
 import attrs
 
 from ...chat import User
-from ...protocol.lifecycle import State
+from ...protocol.lifecycle import Phase, State
 from .desk import Desk
 from .lines import Line, Segment, cut, line_width, padded, spread
 from .rows import Look, name_colours, summary
-from .status import connection, status_line
+from .status import Work, connection, status_line
 from .tab import Tab
 from .text import fit_line, shortened
 from .view import MOST
@@ -29,6 +29,8 @@ __all__ = ["SIDE_FROM", "Layout", "Picture", "look_of"]
 #: From so many columns on, who is there has a column of its own, of this width.
 SIDE_FROM: Final = 100
 SIDE: Final = 22
+#: So many queued messages are not worth a word while there is a link.
+FEW: Final = 3
 
 _EMPTY: Final = (
     "Nothing has been said here yet.",
@@ -179,12 +181,18 @@ class Picture:
 
     def _status(self, width: int) -> Line:
         parts = connection(self.state, self.latency_s, self.now)
-        left = status_line(parts, self.desk.work, self.desk.why, width)
+        left = status_line(parts, self._work(), self.desk.why, width)
         me = None if self.desk.tab is None else self.desk.tab.me
         right: Segment = ("bar", "" if me is None else f" {shortened(fit_line(me.name), 16)} ")
         if line_width(left) + line_width((right,)) > width:
             return padded(left, width, "bar")
         return spread(left, (right,), width, "bar")
+
+    def _work(self) -> Work:
+        """With a link, a message or two are said before one can read that they are queued."""
+        work = self.desk.work
+        is_brief = self.state.phase is Phase.CONNECTED and work.queued <= FEW
+        return attrs.evolve(work, queued=0) if is_brief else work
 
 
 def _centred(text: str, width: int) -> Line:

@@ -197,6 +197,9 @@ class Tab:
         room = self.room
         if room is None or event.user.id == room.me.id or len(room.members) > CROWD:
             return
-        if not isinstance(event, UserChanged):
+        name = fit_line(event.user.name)
+        if isinstance(event, UserChanged):  # a guest has a name only after it has joined
+            self.timeline.renote(f"{event.user.id} joined", f"{name} joined")
+        else:
             verb = "joined" if isinstance(event, UserJoined) else "left"
-            self.timeline.note(f"{fit_line(event.user.name)} {verb}", "presence")
+            self.timeline.note(f"{name} {verb}", "presence")

@@ -142,6 +142,12 @@ class Timeline:
             return
         self._append(NoteRow([text], mood, int(ambient().wall_s() * 1000)))
 
+    def renote(self, before: str, after: str) -> None:
+        """Change what the last row says, if it is who comes and goes."""
+        last = self._rows[-1] if self._rows else None
+        if isinstance(last, NoteRow) and last.mood == "presence":
+            last.texts = [after if text == before else text for text in last.texts]
+
     def set_pending(self, messages: Sequence[ChatMessage]) -> None:
         """One's own that are on their way, in their order."""
         known = {row.message.id: row for row in self._pending}

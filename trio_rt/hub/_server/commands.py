@@ -118,8 +118,7 @@ class Commands:
         hub = self._hub
         room = _joined(guest, command.room)
         check_publish(command)
-        who, type = guest.who, command.type
-        if await hub.rules.may_publish(who, room.name, type, command.payload) is not True:
+        if await hub.rules.may_publish(guest.who, command) is not True:
             raise Refused("forbidden", "that may not be said here")
         _joined(guest, command.room)  # still
         id = command.id or hub.new_id()

@@ -10,6 +10,7 @@ from ..._ambient import ambient
 from ..._peer import Peer
 from ...options import check_number
 from .._names import NAME_BYTES, check_name
+from .._words import Publish
 
 __all__ = ["HubLimits", "Rules", "Who"]
 
@@ -58,8 +59,8 @@ class Rules:
         """Whether `who` may be a member of `room`."""
         return True
 
-    async def may_publish(self, who: Who, room: str, type: str, payload: Any) -> bool:
-        """Whether a member may say this there."""
+    async def may_publish(self, who: Who, message: Publish) -> bool:
+        """Whether a member may say this in the `room` of the message, and to whom it wants."""
         return True
 
     async def may_read(self, who: Who, room: str) -> bool:
