@@ -23,7 +23,7 @@ from trio_rt.chat._service.files import FileStore
 from trio_rt.hub import Site
 from trio_rt.testing import Relay, serve_relay
 
-CAP_S: Final = 60
+CAP_S: Final = 30
 COMMAND: Final = [sys.executable, "-m", "trio_rt.cli", "chat"]
 SECRET: Final = b"an apple a day keeps the doctor away"
 
@@ -180,12 +180,8 @@ async def test_two_users_talk(tmp_path: Path) -> None:
         assert room.messages[-1].reply == first
         await screen.enter("/me waves")
         await screen.shows("Ada waves")
-        while parlour.room.marks.get(parlour.user("Ada")) != 1:  # only Bob's is there to be read
-            await parlour.room.mark_read()
+        while parlour.room.marks.get(parlour.user("Ada"), 0) < first:
             await trio.sleep(0.02)
-            if parlour.room.marks.get(parlour.user("Ada"), 0) >= first:
-                break
-
         await screen.enter("/join dev")
         await screen.shows("dev", "1 here")
         async with parlour.bob.room("dev") as dev:
@@ -223,10 +219,6 @@ async def test_reading_back(tmp_path: Path) -> None:
                 await parlour.room.say(f"news {number}")
             now = await screen.shows("↓ 30 new below")
             assert now[1:-4] == before[1:-4]
-            for text in ("message 40", "message 0"):
-                await screen.keys("Home")
-                await screen.shows(text + "\n") if text[-2] == "4" else None
-                await trio.sleep(0.3)
             while "message 0\n" not in await screen.screen():
                 await screen.keys("Home")
                 await trio.sleep(0.1)

@@ -126,6 +126,20 @@ async def test_interrupt_at_the_end() -> None:
 
 
 @clocked
+async def test_interrupt_in_the_block() -> None:
+    """Ctrl-C waits for nothing."""
+    waited: list[None] = []
+
+    async def wait() -> None:
+        waited.append(await trio.sleep(1))
+
+    with pytest.raises(KeyboardInterrupt):
+        async with beside(at_end=wait):
+            raise KeyboardInterrupt
+    assert waited == []
+
+
+@clocked
 async def test_room_that_is_not_for_everybody() -> None:
     """`Refused` leaves where it is entered, and the chat goes on."""
 
@@ -228,16 +242,29 @@ async def test_profile(carrier: Carrier) -> None:
 
 
 @clocked
+async def test_nothing_of_a_profile_is_left() -> None:
+    """At the end of the chat the connection is as it was."""
+    async with open_service_world() as world, world.connect("ann") as conn:
+        await conn.wait_connected()
+        before, tasks = leftovers(conn), own_tasks()
+        async with open_chat(conn) as chat:
+            await chat.set_status("away")
+            await trio.sleep(1)
+        assert (leftovers(conn), own_tasks()) == (before, tasks)
+
+
+@clocked
 async def test_profile_that_is_changed_often() -> None:
     """What was set last holds in the end, though the service takes only so many changes."""
     async with open_service_world() as world, enter(world, "bob") as bob:
         async with world.connect("ann") as conn, open_chat(conn) as chat, chat.room("lobby"):
-            for n in range(41):
+            for n in range(35):
                 await chat.set_status("away" if n % 2 else "online")
                 await chat.set_profile(name=f"Ann {n}")
                 await trio.sleep(0.1)
+            assert world.hub.statistics().refusals["too_fast"] > 10
             await trio.sleep(30)
-            assert bob.members["ann"] == User("ann", "Ann 40", "online")
+            assert bob.members["ann"] == User("ann", "Ann 34", "online")
 
 
 @clocked
@@ -246,14 +273,17 @@ async def test_profile_that_is_set_offline() -> None:
     async with open_service_world() as world, enter(world, "bob") as bob:
         await world.stop()
         async with world.connect("ann") as conn, open_chat(conn) as chat:
-            await chat.set_profile(name="Ann A.")
-            await chat.set_profile(name="Ann B.")
+            for change in ({"name": "Ann A."}, {"avatar": "x"}, {"name": "Ann B."}):
+                await chat.set_profile(**change)
+                await trio.sleep(0.01)
             await chat.set_status("away")
+            await trio.sleep(0.01)
+            assert sum(conn.statistics().queued.values()) == 1
             await world.start()
             with bob.events() as events:
                 async with chat.room("lobby"):
                     await trio.sleep(5)
-                    assert bob.members["ann"] == User("ann", "Ann B.", "away")
+                    assert bob.members["ann"] == User("ann", "Ann B.", "away", "x")
                     assert len(tells(await all_events(events), UserChanged)) <= 1
 
 

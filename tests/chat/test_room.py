@@ -12,6 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 import trio_rt
 from trio_rt import Gap, OptionError, PayloadError, Phase, Refused, Reset
 from trio_rt.chat._client.chat import open_chat
+from trio_rt.chat._client.events import Events
 from trio_rt.chat._client.holder import LEAVE_S
 from trio_rt.chat._client.room import ChatRoom
 from trio_rt.chat.models import (
@@ -310,6 +311,24 @@ async def test_stream_that_is_closed_under_its_receiver() -> None:
         assert len(raised) == 1
 
 
+@clocked
+async def test_what_is_lost_is_counted() -> None:
+    """Gaps among it with what they stand for; streams that are closed or ended take nothing."""
+    events = Events()
+    stream, closed = events.open(2), events.open(2)
+    closed.close()
+    events.put((Gap(5), UserJoined(ANN), Gap(2), UserJoined(BOB), UserLeft(ANN)))
+    assert [stream.receive_nowait() for _ in range(3)] == [Gap(8), UserJoined(BOB), UserLeft(ANN)]
+    with pytest.raises(trio.ClosedResourceError):
+        closed.receive_nowait()
+    events.end(trio.EndOfChannel())
+    events.end(Refused("late"))
+    events.put((UserJoined(ANN),))
+    for each in (stream, events.open(1)):
+        with pytest.raises(trio.EndOfChannel):
+            await each.receive()
+
+
 @carriers
 @clocked
 async def test_removed(carrier: Carrier) -> None:
@@ -446,6 +465,25 @@ async def test_marks_are_coalesced() -> None:
         await bob.mark_read()
         assert broker.told == []
         assert ann.marks["bob"] == 20
+
+
+@clocked
+async def test_mark_of_another_device() -> None:
+    """What was read there is not told again, nor is less of it."""
+    broker = Marks()
+    async with (
+        open_chat_world(broker=broker) as world,
+        enter(world, "ann/phone") as phone,
+        enter(world, "ann/laptop") as laptop,
+    ):
+        for n in range(3):
+            await (await phone.say(str(n))).wait_acked()
+        await trio.sleep(1)
+        await phone.mark_read()
+        await trio.sleep(1)
+        await laptop.mark_read(2)
+        await laptop.mark_read()
+        assert broker.told == [3]
 
 
 @clocked

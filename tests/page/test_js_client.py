@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import trio
 
 import trio_rt
 from tests.net.support import LIMIT_S, ROOT, Program, requires, running, tool
-from trio_rt import Liveness, Message, Peer, Refused, Server
+from trio_rt import HttpRequest, HttpResponse, InboxLimits, Liveness, Message, Peer, Refuse, Refused, Server
 from trio_rt.testing import Conditions, Relay, serve_relay
 
 PEERS: Final = Path(__file__).parent / "peers"
@@ -34,11 +35,15 @@ FLAGS: Final = (
     "--no-first-run",
 )
 
+#: The last line of each script.
+END: Final = '"end"'
+
 #: A dead link is found soon.
 WATCHFUL: Final = Liveness(interval_s=0.2, timeout_s=0.2)
 
-#: So that something is under way when a link is cut.
+#: So that something is under way when a link is cut; but a batch must not take as long as a beat.
 SLOW: Final = Conditions(rate_bytes_per_s=100_000)
+BRISK: Final = Conditions(rate_bytes_per_s=2_000_000)
 
 Handler = Callable[[Peer], Awaitable[object]]
 
@@ -48,17 +53,16 @@ def script(name: str, *arguments: object) -> Callable[[int], list[str]]:
     return lambda _: [str(tool("node")), str(PEERS / name), *words]
 
 
-def said(program: Program) -> list[Any]:
-    """The lines of JSON that it has printed."""
-    return [json.loads(line) for line in program.lines]
+async def finished(program: Program) -> list[Any]:
+    """All that it has printed when it has ended."""
+    await program.wait_line(END)
+    return [json.loads(line) for line in program.lines if line != END]
 
 
 async def results(command: Callable[[int], list[str]]) -> list[Any]:
     """All that a program prints until it ends."""
     async with running(command, ready=None) as program:
-        await program.wait_ended()
-        await trio.testing.wait_all_tasks_blocked()
-        return said(program)
+        return await finished(program)
 
 
 @asynccontextmanager
@@ -80,9 +84,12 @@ def url(relay: Relay) -> str:
     return f"ws://127.0.0.1:{relay.port}"
 
 
-async def spoil(relay: Relay, progress: Callable[[], int], cuts: list[str]) -> None:
+async def spoil(
+    relay: Relay, usual: Conditions, progress: Callable[[], int], cuts: list[str]
+) -> None:
     """End one link after another, each in its own way, whenever something has got through."""
     draw = random.Random(7)
+    relay.impose(usual)
     kinds = ("rst", "fin", "towards server", "towards client", "vanish", "stall")
     while True:
         for kind in kinds:
@@ -102,11 +109,11 @@ async def spoil(relay: Relay, progress: Callable[[], int], cuts: list[str]) -> N
                     relay.impose(Conditions(blackhole=True))
                     await trio.sleep(0.5)
                     relay.rst()
-                    relay.impose(SLOW)
+                    relay.impose(usual)
                 case _:
                     relay.impose(Conditions(delay_s=0.05, jitter_s=0.05, split_bytes=50))
                     await trio.sleep(0.1)
-                    relay.impose(SLOW)
+                    relay.impose(usual)
             cuts.append(kind)
 
 
@@ -149,8 +156,7 @@ async def test_nothing_is_lost_over_cut_links() -> None:
     numbers, cuts = Numbers(count), list[str]()
     window = InboxLimits(messages=64)
     async with serving(numbers, inbox=window) as (_, relay, nursery):
-        relay.impose(SLOW)
-        nursery.start_soon(spoil, relay, lambda: len(numbers.up), cuts)
+        nursery.start_soon(spoil, relay, SLOW, lambda: len(numbers.up), cuts)
         (found,) = await results(script("scenes.js", "talk", url(relay), count))
     assert found["heard"] == count
     assert found["wrong"] == []
@@ -198,7 +204,7 @@ async def test_requests_over_cut_links() -> None:
     """Each is run once and answered; replies in parts are whole; what is given up ends here too."""
     answers, cuts = Answers(), list[str]()
     async with serving(answers) as (_, relay, nursery):
-        nursery.start_soon(spoil, relay, lambda: answers.runs.total(), cuts)
+        nursery.start_soon(spoil, relay, BRISK, lambda: answers.runs.total(), cuts)
         (found,) = await results(script("scenes.js", "ask", url(relay), 400, 4, 600))
     assert found["replies"] == [2 * number for number in range(400)]
     assert answers.runs == dict.fromkeys(range(400), 1)
@@ -232,9 +238,313 @@ async def test_what_is_taken_back() -> None:
         async with running(command, ready="mend") as program:
             relay.rst()
             relay.impose(Conditions())
-            await program.wait_ended()
-            await trio.testing.wait_all_tasks_blocked()
-            _, found = said(program)
+            _, found = await finished(program)
         nursery.cancel_scope.cancel()
-    assert found == {}
-    assert heard == []
+    assert found == {
+        "early": False,
+        "withdrawn": "withdrawn",
+        "expired": "expired",
+        "fleeting": "offline",
+        "kept": "acked",
+        "drop": "offline",
+        "evicted": "evicted",
+        "taken": "withdrawn",
+        "queued": True,
+        "old": "replaced",
+        "young": "acked",
+        "late": "expired",
+        "urgent": "acked",
+        "fails": ["0 offline", "1 outbox_full"],
+    }
+    assert heard == ["kept", "urgent", "young", "more"]
+
+
+@requires("node")
+async def test_a_server_that_restarts() -> None:
+    """The session is lost: a reset in the stream, and what was not acked is indeterminate."""
+    restart = trio.Event()
+
+    async def first(peer: Peer) -> None:
+        await peer.send("hello", 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(peer.serve_requests, answer)
+            await trio.sleep_forever()
+
+    async def answer(request: trio_rt.Request[Any]) -> None:
+        if request.type == "restart":
+            restart.set()
+        await trio.sleep_forever()
+
+    async def second(peer: Peer) -> None:
+        await peer.send("hello", 2)
+        with peer.subscribe("say") as stream:
+            async for _ in stream:
+                pass
+
+    async with serving(first) as (server, relay, nursery):
+        command = script("scenes.js", "outlive", url(relay))
+        async with running(command, ready=None) as program:
+            await restart.wait()
+            relay.refuse()
+            await server.drain(over_s=0)
+            relay.rst()
+            await nursery.start(partial(trio_rt.serve, second, "127.0.0.1", server.port))
+            relay.accept()
+            (found,) = await finished(program)
+    assert found["items"] == [1, "reset", 2]
+    assert found["outcomes"] == ["indeterminate", ["undelivered", "indeterminate"], "acked"]
+    assert found["links"] == 2
+
+
+@requires("node")
+async def test_a_slow_consumer_holds_up_its_own_messages() -> None:
+    """With half of the window not taken the rest of it still flows, to all who want it."""
+    count = 300
+
+    async def handler(peer: Peer) -> None:
+        for number in range(8):
+            await peer.send("slow", number)
+        for number in range(count):
+            await peer.send("fast", number)
+        await trio.sleep_forever()
+
+    async with serving(handler) as (_, relay, _nursery):
+        (found,) = await results(script("scenes.js", "dawdle", url(relay), count))
+    assert found == {"heard": list(range(count)), "late": list(range(8)), "all": count + 8}
+
+
+@requires("node")
+async def test_a_server_that_drains() -> None:
+    """Its advice is kept to, and the next server is found."""
+
+    async def handler(peer: Peer) -> None:
+        await peer.send("hello")
+        with peer.subscribe() as stream:
+            async for _ in stream:
+                pass
+
+    async with serving(handler) as (server, relay, nursery):
+        command = script("scenes.js", "drain", url(relay))
+        async with running(command, ready="message") as program:
+            await server.drain(over_s=0.1)
+            await nursery.start(partial(trio_rt.serve, handler, "127.0.0.1", server.port))
+            *items, end = await finished(program)
+    assert items[-1]["kinds"] == ["message", "reset", "message"]
+    assert "1012" in end["cause"]
+    advice = re.search(r"retry-after=(\S+)", end["cause"])
+    assert advice is not None
+    assert items[-1]["at"] >= end["retryAt"] - 1
+    assert end["phase"] == "disconnected"
+
+
+@requires("node")
+async def test_a_server_without_sessions() -> None:
+    """Messages are written and no more, links are told apart, and a full stream has gaps."""
+
+    async def handler(peer: Peer) -> None:
+        await peer.send("hello", peer.identity)
+        with peer.subscribe("say", "cut", as_=str | None) as stream:
+            async for item in stream:
+                assert isinstance(item, Message)
+                if item.type == "cut":
+                    relay.rst()
+                    continue
+                assert item.payload is not None
+                for number in range(100):
+                    await peer.send("many", number)
+                await peer.send("more", len(item.payload))
+
+    links: list[object] = []
+
+    async def accept(_: trio_rt.Handshake) -> int:
+        links.append(None)
+        return len(links)
+
+    async with serving(handler, session=None, accept=accept) as (_, relay, _nursery):
+        (found,) = await results(script("scenes.js", "plain", url(relay)))
+    assert found == {
+        "first": 1,
+        "outcome": {"kind": "written", "reason": None},
+        "refused": "no_session",
+        "more": 500_000,
+        "numbers": list(range(10)),
+        "gap": {"kind": "gap", "count": 90},
+        "reset": "reset",
+        "second": 2,
+        "links": 2,
+    }
+
+
+@requires("node")
+async def test_tokens() -> None:
+    """A token is a subprotocol beside a real one, asked for anew, and a wrong one ends it all."""
+
+    async def handler(peer: Peer) -> None:
+        await peer.send("hello")
+        with peer.subscribe() as stream:
+            async for _ in stream:
+                pass
+
+    async def accept(handshake: trio_rt.Handshake) -> str:
+        if "trio-rt.token.good" not in handshake.protocols:
+            raise Refuse(401)
+        return "good"
+
+    async with serving(handler, accept=accept) as (_, relay, _nursery):
+        offered, off, wrong = await results(script("scenes.js", "knock", url(relay), "good"))
+    assert offered == {"session": "offer", "asked": 2, "kind": "acked", "links": 1}
+    assert off == {"session": "off", "asked": 2, "kind": "written", "links": 1}
+    assert wrong == {"error": "refused", "phase": "failed"}
+
+
+@requires("node")
+async def test_misuse_and_an_end_from_outside() -> None:
+    """What cannot be is refused before anything is sent; a signal ends everything at once."""
+    with trio.fail_after(LIMIT_S):
+        (found,) = await results(script("scenes.js", "misuse", "ws://127.0.0.1:9"))
+    kinds = ["usage"] * 3 + ["payload"] * 2 + ["usage"] * 2 + ["closed"]
+    assert found == {
+        "kinds": kinds,
+        "phase": "disconnected",
+        "cause": "aborted",
+        "done": True,
+        "asked": "undelivered",
+        "outcome": "withdrawn",
+    }
+
+
+@requires("node")
+async def test_illegal_input() -> None:
+    """A server that breaks the protocol is closed with 1002, and asked for a new session."""
+    with trio.fail_after(LIMIT_S):
+        found = await results(script("hostile.js", "illegal"))
+    large = [each for each in found if "large" in each["name"]]
+    assert [each["code"] for each in large] == [1009, 1009]
+    assert [each["items"] for each in large] == [["illegal"]] * 2
+    others = [each for each in found if each not in large]
+    assert len(others) > 20
+    for each in others:
+        assert (each["code"], each["items"]) == (1002, ["reset", "good"]), each["name"]
+
+
+@requires("node")
+async def test_close_codes_of_a_page() -> None:
+    """A page may not close with 1002 and 1009: it says 4002 and 4009."""
+    with trio.fail_after(LIMIT_S):
+        found = await results(script("hostile.js", "page"))
+    assert [each["code"] for each in found] == [4002, 4009]
+    assert found[0]["items"] == ["reset", "good"]
+
+
+@requires("node")
+async def test_servers_that_cannot_bear_the_offer() -> None:
+    """They are dialled again without it, by a page too, which is not told why."""
+    with trio.fail_after(LIMIT_S):
+        found = {each["name"]: each for each in await results(script("hostile.js", "unbearable"))}
+    offer = "trio-rt.plain,trio-rt.v1+json"
+    for name, each in found.items():
+        assert (each["payload"], each["kind"], each["reset"]) == (name, "written", "reset")
+        assert "" in each["offers"]
+    # What was found out once is not tried again; who requires a session offers one for ever.
+    for name in set(found) - {"refuses with 400"}:
+        first, *links = found[name]["offers"]
+        assert (first, links[:2]) == (offer, ["", ""])
+        assert set(links[2:]) == {offer}
+
+
+@requires("node")
+async def test_what_ends_a_connection() -> None:
+    """Close codes and statuses that would come again end it; after others it dials again."""
+    with trio.fail_after(LIMIT_S):
+        found = await results(script("hostile.js", "ends"))
+    failed = {each.get("code", each.get("status")): each["failed"] for each in found}
+    assert failed == {
+        1000: None,
+        1002: "broken",
+        1003: "illegal",
+        1008: "refused",
+        1011: None,
+        3500: "unwanted",
+        4000: None,
+        4401: "refused",
+        4409: "taken_over",
+        4500: "unwanted",
+        401: "refused",
+        404: "unwanted",
+        503: None,
+    }
+    links = {each["code"]: each["links"] for each in found if "code" in each}
+    assert links[1002] == 3
+    assert links[1000] > 1 < links[1011]
+
+
+class Page:
+    """Serves a page with the client, and takes what the page posts."""
+
+    def __init__(self) -> None:
+        self.files = {
+            "/": ("text/html", (PEERS / "page.html").read_bytes()),
+            "/trio-rt.js": ("text/javascript", MODULE.read_bytes()),
+        }
+        self.posted: list[Any] = []
+        self.came = trio.Event()
+
+    async def __call__(self, request: HttpRequest) -> HttpResponse:
+        if request.method == "POST":
+            self.posted.append(json.loads(await request.read()))
+            self.came.set()
+            return HttpResponse(204)
+        kind, body = self.files.get(request.path, ("", b""))
+        return HttpResponse(200 if body else 404, {"Content-Type": kind}, body)
+
+
+@requires("chromium")
+async def test_in_a_browser(tmp_path: Path) -> None:
+    """In a page: numbers both ways over cut links, and a request."""
+    count = 1000
+    page, numbers, cuts = Page(), Numbers(count), list[str]()
+
+    async def handler(peer: Peer) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(numbers, peer)
+            nursery.start_soon(peer.serve_requests, double, "double")
+
+    async def double(request: trio_rt.Request[Any]) -> int:
+        return 2 * int(request.payload)
+
+    async with serving(handler, http=page) as (_, relay, nursery):
+        address = f"http://127.0.0.1:{relay.port}/?count={count}"
+        browser = [str(tool("chromium")), *FLAGS, f"--user-data-dir={tmp_path}", address]
+        async with running(lambda _: browser, ready=None):
+            while not numbers.up:
+                await trio.sleep(0.01)
+            nursery.start_soon(spoil, relay, SLOW, lambda: len(numbers.up), cuts)
+            await page.came.wait()
+        nursery.cancel_scope.cancel()
+    (found,) = page.posted
+    assert numbers.up == list(range(count))
+    assert found["heard"] == count
+    assert found["wrong"] == 0
+    assert found["outcomes"] == {"acked": count}
+    assert found["double"] == 42
+    assert len(cuts) > 3
+    assert found["resumed"] > 3
+
+
+def test_the_module_is_small_and_plain() -> None:
+    """No dependency, no leftovers, lines of a bearable length."""
+    text = MODULE.read_text()
+    assert not re.findall(r"\b(var|console|debugger|eval|import|require)\b", text)
+    assert "\t" not in text
+    assert not re.findall(r"[^=!]==[^=]|!=[^=]", text)
+    assert max(map(len, text.splitlines())) <= 110
+    assert len(text.encode()) < 48_000
+
+
+@requires("node")
+@pytest.mark.parametrize("file", [MODULE, *sorted(PEERS.glob("*.js"))], ids=lambda file: file.name)
+def test_node_can_read_it(file: Path) -> None:
+    """`node --check` finds nothing."""
+    command = [str(tool("node")), "--check", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -236,6 +236,7 @@ function ask(error = "") {
   $("sign-room").value = hashRoom() || app.room?.name || keptRooms()[0] || "lobby";
   $("sign-token").value = app.token;
   $("sign-error").textContent = error;
+  $("sign-cancel").hidden = !app.hub;
   if (!$("sign").open) $("sign").showModal();
 }
 
@@ -438,6 +439,7 @@ function togglePeople() {
 
 const on = (id, kind, handler) => $(id).addEventListener(kind, handler);
 on("sign-form", "submit", enter);
+on("sign-cancel", "click", () => $("sign").close());
 on("sign", "cancel", (event) => app.hub || event.preventDefault());
 on("me", "click", () => ask());
 on("composer", "submit", send);

@@ -57,4 +57,5 @@ export const links = (states) => states.filter(({ phase }) => phase === "connect
 export async function play(scenes) {
   const [name, ...words] = process.argv.slice(2);
   await scenes[name](...words);
+  say("end");
 }

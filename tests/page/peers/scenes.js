@@ -63,10 +63,11 @@ async function ask(url, count, exchanges, parts) {
 
 /** What is taken back while nobody hears it, and what is done with it offline. */
 async function regret(url) {
-  const { conn } = open(url, { outboxMessages: 4 });
+  const { conn } = open(url, { outboxMessages: 4, beatMs: 500 });
   const stream = conn.subscribe("deaf", "offline", "mended");
   conn.send("ready");
   await stream.next();
+  await sleep(250); // the ack has arrived, and then nothing arrives any more
   const told = {};
   const withdrawn = conn.send("say", "withdrawn");
   const expired = conn.send("say", "expired", { ttlMs: 20 });

@@ -240,3 +240,5 @@ for (const file of ["talk", "resume", "requests", "illegal"]) {
     else if (mirror(all) && !NEED_ANSWERS.includes(vector.name)) tell(`${file}, mirrored: ${vector.name}`, mirror(all));
   }
 }
+
+process.stdout.write('"end"\n');

@@ -89,6 +89,7 @@ class Holder:
         """
         membership = self.membership
         self._note_me()
+        self.log.begin(membership.position)
         self.log.meet(membership.members, membership.marks)
         try:
             while membership._member.follow.behind:
