@@ -585,6 +585,8 @@ def test_connection_in_words() -> None:
 
 def test_decisions_in_words() -> None:
     """What owners decide, and what the service does."""
-    assert decision_text(Moderated("role", BOB, ADA, role="owner")) == "Bob is an owner now, says Ada"
+    assert (
+        decision_text(Moderated("role", BOB, ADA, role="owner")) == "Bob is an owner now, says Ada"
+    )
     service = User("chat.service", "chat.service")
     assert decision_text(Moderated("ban", BOB, service)) == "Bob is banned"

@@ -118,7 +118,7 @@ async def serving(*arguments: str, **environment: str) -> AsyncIterator[Served]:
             data = await process.stdout.receive_some()
             assert data, await process.stderr.receive_some()
             line += data
-        url = line.decode().removeprefix("trio-rt: listening on ").strip()
+        url = line.decode().splitlines()[0].removeprefix("trio-rt: listening on ")
         served = Served(process, url, int(url.rpartition(":")[2].partition("/")[0]), bytearray())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_collect, process.stderr, served)

@@ -310,6 +310,23 @@ async def test_a_source_of_known_size(content: bytes) -> None:
             await source.aclose()
 
 
+async def test_a_source_that_has_more_behind_its_end() -> None:
+    """It is found out with the last piece, before that is sent."""
+
+    async def some() -> AsyncIterator[bytes]:  # noqa: ASYNC900, ASYNC911
+        for piece in (b"abc", b"def", b"g"):
+            await trio.lowlevel.checkpoint()
+            yield piece
+
+    source = await open_source(some(), 6)
+    pieces = Pieces(source)
+    assert await pieces.next(3) == b"abc"
+    await pieces.go_to(3)
+    with pytest.raises(PayloadError, match="must have 6 bytes"):
+        await pieces.next(3)
+    await source.aclose()
+
+
 @pytest.mark.parametrize(
     ("field", "options"),
     [
@@ -716,6 +733,30 @@ async def test_an_endpoint_that_is_a_whole_url(tmp_path: Path) -> None:
             assert await file.read() == content
 
 
+async def test_pieces_that_are_too_large_for_the_link(tmp_path: Path) -> None:
+    """They become smaller until they get through."""
+    content, got, failed = os.urandom(200_000), bytearray(), []
+
+    async def answer(request: HttpRequest) -> HttpResponse:
+        piece = await request.read()
+        if len(piece) > 20_000:
+            failed.append(len(piece))
+            return HttpResponse(503)
+        if request.method != "HEAD":
+            got.extend(piece)
+        place = {"Location": "/up", "Upload-Offset": str(len(got))}
+        if len(got) == len(content):
+            place["Content-Location"] = f"/{sha256(bytes(got))}"
+        return HttpResponse({"POST": 201, "HEAD": 200}.get(request.method, 204), place)
+
+    async with (
+        false_service(answer) as url,
+        open_upload(url, content, reconnect=QUICK) as upload,
+    ):
+        assert (await upload.file()).sha256 == sha256(content)
+    assert failed[:2] == [65_536, 32_768]
+
+
 async def test_a_service_that_takes_nothing() -> None:
     """It is tried again, and not for ever."""
     asked = []
@@ -799,8 +840,16 @@ async def test_an_endless_file() -> None:
         assert file.received <= 5000 + 65_536
 
 
-@pytest.mark.parametrize("part", ["bytes 0-2/3", "bytes 2-2/4", "3", ""])
-async def test_a_range_that_is_another(part: str) -> None:
+@pytest.mark.parametrize(
+    ("part", "error"),
+    [
+        ("bytes 0-2/3", FileRefused),
+        ("bytes 2-2/4", FileCorrupted),
+        ("3", FileRefused),
+        ("", FileRefused),
+    ],
+)
+async def test_a_range_that_is_another(part: str, error: type[Exception]) -> None:
     """Bytes from elsewhere in the file, or of another file, are not taken."""
     asked = []
 
@@ -818,7 +867,7 @@ async def test_a_range_that_is_another(part: str) -> None:
 
     path = f"/files/{sha256(b'abc')}/x"
     async with false_service(answer) as url, download(url, path, reconnect=QUICK) as file:
-        with pytest.raises((FileCorrupted, FileRefused)):
+        with pytest.raises(error):
             await file.read()
     assert asked == [None, "bytes=2-"]
 
@@ -830,6 +879,7 @@ async def test_ranges_that_a_server_has_not() -> None:
     async def answer(request: HttpRequest) -> HttpResponse:
         await trio.lowlevel.checkpoint()
         asked.append(request.headers.get("Range"))
+        assert request.headers["Accept-Encoding"] == "identity"
         return HttpResponse(200, {"Content-Length": "6"}, some(len(asked) == 1))
 
     async def some(fails: bool) -> AsyncIterator[bytes]:  # noqa: ASYNC900, ASYNC911
@@ -931,6 +981,21 @@ def test_a_cancellation_from_around_is_one(tmp_path: Path) -> None:
         return KeyError()
 
     run(story, seed=1)
+
+
+async def test_a_cancellation_hides_nothing(tmp_path: Path) -> None:
+    """Neither does one that is met on the way out, where the client is closed, too."""
+    async with chat_server(FileStore(tmp_path)) as url:
+        for _ in range(3):
+            with trio.CancelScope() as scope, pytest.raises(KeyError):
+                await begin_and_fail(url, scope)
+
+
+async def begin_and_fail(url: str, scope: trio.CancelScope) -> None:
+    async with open_upload(url, bytes(900_000), token="ann") as upload:
+        await anext(aiter(upload))
+        scope.cancel()
+        raise KeyError
 
 
 def test_what_is_a_cancellation() -> None:

@@ -319,6 +319,7 @@ async def test_what_is_lost_is_counted() -> None:
     closed.close()
     events.put((Gap(5), UserJoined(ANN), Gap(2), UserJoined(BOB), UserLeft(ANN)))
     assert [stream.receive_nowait() for _ in range(3)] == [Gap(8), UserJoined(BOB), UserLeft(ANN)]
+    assert not closed._items
     with pytest.raises(trio.ClosedResourceError):
         closed.receive_nowait()
     events.end(trio.EndOfChannel())

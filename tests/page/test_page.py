@@ -99,7 +99,8 @@ async def test_two_pages_talk(tmp_path: Path) -> None:
         assert await bob.eval("document.querySelector('#text').value") == "an answer"
         await bob.eval("document.querySelector('#text').value = ''")
         await say(bob, "a better one")
-        await ada.wait(shows("a better one"))
+        for page in (ada, bob):
+            await page.wait(shows("a better one"))
         assert "edited" in await ada.text(".msg:last-child")
         await use(bob, "a better one", "Delete")
         await ada.wait(shows("This message was deleted."))

@@ -30,11 +30,12 @@ import trio
 from .._accept import AcceptHook
 from .._handshake import Handshake
 from .._tokens import TOKEN_PROTOCOL, shown_tokens
+from ..chat._service.tokens import SECRET_BYTES
 from ..errors import OptionError, Refuse
 from ..hub import Who
 from ..hub._server.metrics import is_local
 
-__all__ = ["TOKEN_PROTOCOL", "BadFile", "door", "read_token", "read_tokens"]
+__all__ = ["TOKEN_PROTOCOL", "BadFile", "door", "read_secret", "read_token", "read_tokens"]
 
 #: What both headers can carry (RFC 6750, 2.1; RFC 9110, 5.6.2), and nobody can guess.
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+-]{16,512}")
@@ -64,6 +65,14 @@ def read_token(path: Path) -> str:
     if len(tokens) != 1 or not _TOKEN.fullmatch(tokens[0]):
         raise BadFile(f"{path}: one line is wanted, with {_TOKEN_RULE}")
     return tokens[0]
+
+
+def read_secret(path: Path) -> str:
+    """The one line in a file, with which tokens are signed. Raises `BadFile`."""
+    lines = [line for _, line in _lines(path)]
+    if len(lines) != 1 or len(lines[0].encode()) < SECRET_BYTES:
+        raise BadFile(f"{path}: one line is wanted, of at least {SECRET_BYTES} bytes")
+    return lines[0]
 
 
 def read_tokens(path: Path) -> dict[bytes, Who]:

@@ -14,6 +14,7 @@ from ..options import ServerLimits
 from ._types import Seconds
 
 if TYPE_CHECKING:
+    from ._chat_rooms import ChatOptions
     from .serve import ServeOptions
 
 __all__ = ["serve"]
@@ -110,9 +111,33 @@ BURST_S: Final = 2.0
     metavar="DIR",
     help="Serve the files below it, too.",
 )
+@click.option("--chat", is_flag=True, help="The rooms are a chat's, and its page is at /.")
+@click.option(
+    "--secret-file",
+    type=_FILE,
+    help="With --chat: one line, with which tokens (JWT, HS256) are signed.",
+)
+@click.option(
+    "--owner",
+    multiple=True,
+    metavar="ROOM=USER",
+    help="With --chat: who moderates a room; may be repeated.",
+)
+@click.option(
+    "--standings",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="With --chat: where roles, mutes and bans are kept.  [default: in memory]",
+)
+@click.option(
+    "--files",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="With --chat: take uploads, and keep them here.",
+)
 @click.pass_context
 def serve(ctx: click.Context, /, log: str | None, log_level: str, **values: Any) -> None:
-    """Run a hub: rooms with members, history and presence.
+    """Run a hub: rooms with members, history and presence; or, with --chat, a chat.
 
     A client shows its token as "Authorization: Bearer TOKEN", or, in a browser,
     as a subprotocol "trio-rt.token.TOKEN" beside a real one. Without tokens, and
@@ -138,7 +163,8 @@ def serve(ctx: click.Context, /, log: str | None, log_level: str, **values: Any)
     from .serve import run_serve
 
     options = _options(**values)
-    redact = Redactor((*options.store.secrets, options.metrics_token))
+    secrets = (*options.store.secrets, options.metrics_token)
+    redact = Redactor(secrets if options.chat is None else (*secrets, options.chat.secret))
     as_json = log == "json" or (log is None and not sys.stderr.isatty())
     with open_logs(log_level, redact, as_json=as_json):
         status = run_serve(options)
@@ -162,6 +188,8 @@ def _options(
 
     if key is not None and cert is None:
         raise click.UsageError("--key needs --cert.")
+    if values["secret_file"] is not None and token_file is not None:
+        raise click.UsageError("--secret-file and --token-file are two ways: take one.")
     try:
         limits = _limits(values)
         return ServeOptions(
@@ -172,11 +200,36 @@ def _options(
             metrics_token="" if metrics_token_file is None else read_token(metrics_token_file),
             drain_s=drain,
             origins=origin,
+            chat=_chat(values),
             **values,
             **limits,
         )
     except (OptionError, BadFile) as error:
         raise click.UsageError(str(error)) from None
+
+
+def _chat(values: dict[str, Any]) -> ChatOptions | None:
+    """What is said of a chat; None for none. Takes it out."""
+    names = ("secret_file", "owner", "standings", "files")
+    given = {name: values.pop(name) for name in names}
+    if not values.pop("chat"):
+        for name, value in given.items():
+            if value:
+                raise click.UsageError(f"--{name.replace('_', '-')} needs --chat.")
+        return None
+    from ._chat_rooms import ChatOptions
+    from ._door import read_secret
+
+    owners: dict[str, list[str]] = {}
+    for each in given["owner"]:
+        room, equals, user = each.rpartition("=")
+        if not (room and equals and user):
+            raise click.UsageError(f"--owner must be ROOM=USER, not {each!r}.")
+        owners.setdefault(room, []).append(user)
+    secret = "" if given["secret_file"] is None else read_secret(given["secret_file"])
+    return ChatOptions(
+        secret=secret, owners=owners, standings=given["standings"], files=given["files"]
+    )
 
 
 def _limits(values: dict[str, Any]) -> dict[str, Any]:

@@ -23,10 +23,12 @@ def log(level: int, message: str, **fields: Any) -> None:
 
 
 class Attendant(Rules):
-    """Lets everybody do everything, and says who comes and goes: each session, not each link."""
+    """Says who comes and goes: each session, not each link. Lets everybody do everything."""
 
-    def __init__(self) -> None:
-        self.hub: Hub | None = None
+    hub: Hub
+
+    def __init__(self, *options: Any) -> None:
+        super().__init__(*options)
         self._users: dict[Any, str] = {}
 
     async def who(self, peer: Any) -> Who:
@@ -39,7 +41,6 @@ class Attendant(Rules):
     async def __call__(self, peer: Any) -> None:
         """The handler of `serve()`: the hub's."""
         began = trio.current_time()
-        assert self.hub is not None
         try:
             await self.hub(peer)
         finally:

@@ -23,6 +23,7 @@ import os
 import signal
 import ssl
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -30,12 +31,15 @@ from typing import Any, Final
 import attrs
 import trio
 
+from .._accept import AcceptHook
 from .._server import Server, serve_listeners
+from ..chat import accept_tokens
 from ..errors import OptionError
-from ..hub import Hub, HubLimits, LogLimits, Who, open_hub
+from ..hub import HubLimits, LogLimits, Who, open_hub
 from ..hub._server.metrics import Monitor
 from ..hub._server.site import Site, allow_origins
 from ..options import ServerLimits
+from ._chat_rooms import PAGE, PAGE_POLICY, ChatOptions, chat_routes, open_chat_rooms
 from ._door import door
 from ._listening import (
     EXIT_FAILED,
@@ -76,6 +80,13 @@ class ServeOptions:
     metrics_token: str = attrs.field(default="", repr=False)
     drain_s: float = 10.0
     static: Path | None = None
+    #: None: rooms of no kind.
+    chat: ChatOptions | None = None
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether there are clients that show one."""
+        return bool(self.users or (self.chat is not None and self.chat.secret))
 
 
 def run_serve(options: ServeOptions) -> int:
@@ -101,33 +112,59 @@ async def _run(options: ServeOptions) -> int:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         context = tls_context(options.certificate, options.key)
         allow_files(options.server.connections)
+        async with _open_rooms(options) as attendant:
+            return await _serve(options, attendant, context, signals)
+
+
+@asynccontextmanager
+async def _open_rooms(options: ServeOptions) -> AsyncIterator[Attendant]:
+    broker = options.store.open(options.history)
+    if options.chat is None:
         attendant = Attendant()
-        async with open_hub(
-            options.store.open(options.history), rules=attendant, limits=options.hub
-        ) as hub:
-            attendant.hub = hub
-            return await _serve(options, attendant, hub, context, signals)
+        async with open_hub(broker, rules=attendant, limits=options.hub) as attendant.hub:
+            yield attendant
+        return
+    async with open_chat_rooms(
+        broker, options.chat, options.hub, has_tokens=options.has_tokens
+    ) as attendant:
+        yield attendant
+
+
+def _accept(options: ServeOptions) -> AcceptHook:
+    if options.chat is not None and options.chat.secret:
+        then = accept_tokens(options.chat.secret, anonymous=options.anonymous)
+    else:
+        then = door(options.users, anonymous=options.anonymous)
+    return allow_origins(*options.origins, then=then)
+
+
+def _site(options: ServeOptions, monitor: Monitor, accept: AcceptHook) -> Site:
+    if options.chat is None:
+        return Site(monitor.routes, options.static)
+    routes = {**chat_routes(options.chat, accept), **monitor.routes}
+    if options.static is not None:
+        return Site(routes, options.static)
+    return Site(routes, PAGE, policy=PAGE_POLICY)
 
 
 async def _serve(
     options: ServeOptions,
     attendant: Attendant,
-    hub: Hub,
     context: ssl.SSLContext | None,
     signals: AsyncIterator[int],
 ) -> int:
+    hub = attendant.hub
     monitor = Monitor(hub, token=options.metrics_token)
+    accept = _accept(options)
     serving: Any = partial(
         serve_listeners,
-        accept=allow_origins(
-            *options.origins, then=door(options.users, anonymous=options.anonymous)
-        ),
+        accept=accept,
         path=options.path,
-        http=Site(monitor.routes, options.static),
+        http=_site(options, monitor, accept),
         limits=options.server,
         ssl_context=context,
     )
-    everybody = not (options.users or options.anonymous)
+    everybody = not (options.has_tokens or options.anonymous)
     listeners = await open_listeners(options.host, options.port, loopback_only=everybody)
     try:
         async with trio.open_nursery() as nursery:
@@ -178,11 +215,14 @@ async def _drain(server: Server, budget_s: float, why: str, signals: AsyncIterat
 
 def _announce(options: ServeOptions, server: Server) -> None:
     url = f"{server.url}{options.path}"
+    lines = [f"trio-rt: listening on {url}"]
+    if options.chat is not None and options.static is None:
+        lines.append(f"trio-rt: the page is http{server.url.removeprefix('ws')}/")
     try:
-        os.write(1, f"trio-rt: listening on {url}\n".encode())
+        os.write(1, "".join(f"{line}\n" for line in lines).encode())
     except OSError:  # nobody reads it
         pass
-    who = "tokens" if options.users else "programs on this machine"
+    who = "tokens" if options.has_tokens else "programs on this machine"
     if options.anonymous:
-        who = "tokens and guests" if options.users else "guests"
+        who = "tokens and guests" if options.has_tokens else "guests"
     log(logging.INFO, "listening", event="started", url=url, broker=str(options.store), who=who)

@@ -19,6 +19,11 @@ export class Hub {
     return this.state.phase === "connected";
   }
 
+  /** It will not come back by itself. */
+  get isOver() {
+    return ["failed", "disconnected"].includes(this.state.phase);
+  }
+
   /** How many own messages are not stored yet. */
   get queued() {
     return [...this.rooms.values()].reduce((sum, room) => sum + room.waiting, 0);

@@ -125,12 +125,16 @@ async function dawdle(url, count) {
   const slow = conn.subscribe("slow");
   const fast = conn.subscribe("fast");
   const both = conn.subscribe("fast", "slow");
+  const all = [];
+  const readAll = async () => {
+    for await (const { payload } of both) if (all.push(payload) === Number(count) + 8) return;
+  };
+  const reading = readAll();
   const heard = [];
   for await (const { payload } of fast) if (heard.push(payload) === Number(count)) break;
   const late = [];
   for (let number = 0; number < 8; number += 1) late.push((await slow.next()).value.payload);
-  const all = [];
-  for await (const { payload } of both) if (all.push(payload) === Number(count) + 8) break;
+  await reading;
   say({ heard, late, all: all.length });
   await conn.close();
 }
@@ -145,9 +149,9 @@ async function drain(url) {
     say({ kinds, at: Date.now() });
     if (kinds.length === 3) break;
   }
-  await conn.close();
+  const { phase } = await conn.close();
   const { retryAt, cause } = states.find((state) => state.retryAt !== null);
-  say({ retryAt, cause, phase: states.at(-1).phase });
+  say({ retryAt, cause, phase });
 }
 
 /** A server without sessions. */

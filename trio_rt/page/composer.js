@@ -1,0 +1,99 @@
+// The field in which messages are written, answered and changed.
+
+import { $, put } from "./dom.js";
+import { brief } from "./message.js";
+import * as text from "./text.js";
+
+const CONTENT_BYTES = 16384;
+const NOTICE_MS = 8000;
+
+const now = () => performance.now();
+
+export class Composer {
+  #timer = null;
+
+  /** `say(type, payload)` says something in `room`, which is set by `open()`. */
+  constructor(say) {
+    Object.assign(this, { say, field: $("text"), room: null, context: null });
+    $("composer").addEventListener("submit", (event) => (event.preventDefault(), this.send()));
+    $("context-off").addEventListener("click", () => this.about(null));
+    this.field.addEventListener("input", () => this.typed());
+    this.field.addEventListener("keydown", (event) => this.pressed(event));
+    this.field.addEventListener("blur", () => this.room?.stopTyping());
+  }
+
+  /** Write in this room; what was written in the last one is kept there. */
+  open(room) {
+    this.about(null);
+    if (this.room) this.room.draft = this.field.value;
+    this.room?.stopTyping();
+    this.room = room;
+    this.field.value = room.draft ?? "";
+    this.grow();
+  }
+
+  /** Write about a message: `{kind: "reply" or "edit", row}`; null for about none. */
+  about(context) {
+    const { room, field } = this;
+    if (this.context?.kind === "edit") field.value = "";
+    this.context = context;
+    $("context").hidden = !context;
+    if (context) {
+      const { kind, row } = context;
+      const words = `Reply to \u2068${room.nameOf(row.user)}\u2069: ${text.cleanName(brief(room, row), 100)}`;
+      put($("context-text"), kind === "edit" ? "Editing your message" : words);
+      if (kind === "edit") field.value = room.contentOf(row);
+      field.focus();
+    }
+    this.grow();
+  }
+
+  /** Tell the user something, for a while. */
+  notice(shown) {
+    put($("notice"), shown);
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => put($("notice"), ""), NOTICE_MS);
+  }
+
+  send() {
+    const content = text.cleanText(this.field.value).trim();
+    const over = text.bytesOf(content) - CONTENT_BYTES;
+    if (over > 0) this.notice(`That is too long by ${over} bytes.`);
+    if (!content || over > 0 || !this.room) return;
+    const { kind, row } = this.context ?? {};
+    if (kind === "edit") this.say("edit", { target: row.offset, content });
+    else this.say("text", kind ? { content, reply: row.offset } : { content });
+    this.field.value = "";
+    this.about(null);
+    this.notice("");
+  }
+
+  grow() {
+    const { field } = this;
+    field.style.height = "auto";
+    field.style.height = `${field.scrollHeight}px`;
+    $("send").disabled = !field.value.trim();
+  }
+
+  typed() {
+    this.grow();
+    if (this.field.value && this.context?.kind !== "edit") this.room?.keystroke(now());
+    else this.room?.stopTyping();
+  }
+
+  pressed(event) {
+    const { key } = event;
+    if (key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      this.send();
+    } else if (key === "Escape") this.about(null);
+    else if (key === "ArrowUp" && !this.field.value) {
+      const { rows, me } = this.room;
+      const isOwn = (row) => row.user === me && row.kind === "text" && !this.room.isDeleted(row.offset);
+      const row = rows.findLast(isOwn);
+      if (!row) return;
+      event.preventDefault();
+      this.about({ kind: "edit", row });
+    }
+  }
+}

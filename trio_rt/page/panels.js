@@ -1,0 +1,89 @@
+// What is around the messages: rooms, members, who types, the connection.
+
+import { $, button, el, face, icon, put } from "./dom.js";
+import * as text from "./text.js";
+
+/** The list of rooms, and the title of the page. */
+export function drawRooms(hub, here, { select, leave }) {
+  const shown = [...hub.rooms.values()].map((room) => [room.name, room === here, room.unread]);
+  const sum = shown.reduce((all, [, , unread]) => all + unread, 0);
+  const title = `${sum ? `(${sum}) ` : ""}${text.cleanName(here.name)} · Chat`;
+  if (document.title !== title) document.title = title;
+  $("side-unread").hidden = sum === here.unread;
+  const rooms = $("rooms");
+  const key = JSON.stringify(shown);
+  if (rooms.dataset.key === key) return;
+  const focused = document.activeElement?.dataset.room;
+  rooms.dataset.key = key;
+  rooms.replaceChildren(...shown.map((each) => roomItem(each, select, leave)));
+  if (focused) [...rooms.querySelectorAll(".go")].find((go) => go.dataset.room === focused)?.focus();
+}
+
+function roomItem([name, isHere, unread], select, leave) {
+  const shown = text.cleanName(name);
+  const words = el("span", { class: "sr" }, " unread");
+  const count = unread ? el("span", { class: "count" }, unread > 99 ? "99+" : String(unread), words) : null;
+  const go = button({ class: "go", onclick: () => select(name) }, el("bdi", {}, shown), count);
+  go.dataset.room = name;
+  if (isHere) go.setAttribute("aria-current", "page");
+  const away = { class: "icon", title: "Leave", "aria-label": `Leave ${shown}`, onclick: () => leave(name) };
+  return el("li", { class: `room ${isHere ? "here" : ""} ${unread ? "new" : ""}` }, go, button(away, icon("close")));
+}
+
+/** Who is in the room, and who one is oneself; `name` is that which was asked for. */
+export function drawMembers(room, name) {
+  const { members, count, me } = room;
+  const people = count === 1 ? "1 member" : `${count} members`;
+  put($("about"), room.refused ? "not joined" : room.joined ? people : "joining…");
+  put($("people-title"), people);
+  const own = members.get(me);
+  const shown = text.cleanName(own?.name || name || me || "You");
+  put($("me-name"), shown);
+  put($("me-id"), text.cleanName(me));
+  $("me-face").replaceWith(Object.assign(face(me, shown, own?.avatar), { id: "me-face" }));
+  const users = [...members.keys()].sort((a, b) => room.nameOf(a).localeCompare(room.nameOf(b)));
+  const isTwin = (user, other) => other !== undefined && room.nameOf(user) === room.nameOf(other);
+  const items = users.map((user, at) => memberItem(room, user, isTwin(user, users[at - 1]) || isTwin(user, users[at + 1])));
+  $("members").replaceChildren(...items);
+  if (count > members.size) $("members").append(el("li", { class: "note" }, "A room with so many members does not name them."));
+}
+
+function memberItem(room, user, isTwin) {
+  const { status, avatar } = room.members.get(user);
+  const name = room.nameOf(user);
+  const tags = [user === room.me && "you", status === "away" && status, isTwin && text.cleanName(user)];
+  const who = el("span", { class: "who" }, el("bdi", { title: user }, name), el("small", {}, tags.filter(Boolean).join(" · ")));
+  return el("li", { class: `member ${status}` }, face(user, name, avatar), who);
+}
+
+export function drawTyping(room) {
+  const names = room.typing.map((user) => `\u2068${room.nameOf(user)}\u2069`);
+  const [one, two] = names;
+  const others = names.length > 2 ? `, ${two} and ${names.length - 2} more are` : two ? ` and ${two} are` : " is";
+  put($("typing-text"), one ? `${one}${others} typing` : "");
+  $("typing").classList.toggle("on", names.length > 0);
+}
+
+const PHASES = { connected: "Connected", connecting: "Connecting…", reconnecting: "Reconnecting…" };
+
+/** The state of the connection, and what waits for it. */
+export function drawStatus({ state, queued, isUp }, hasToken) {
+  const { phase, attempt, retryAt, cause } = state;
+  const isOver = !(phase in PHASES);
+  const short = PHASES[phase] ?? "Not connected";
+  const status = $("status");
+  if (status.dataset.phase && status.dataset.phase !== phase) $("live").textContent = short;
+  status.dataset.phase = phase;
+  status.dataset.state = isUp ? "on" : isOver ? "off" : "wait";
+  put($("status-text"), isUp && queued > 1 ? `${short} · ${queued} on their way` : short);
+  $("banner").hidden = isUp || (phase === "connecting" && attempt < 2);
+  $("banner").classList.toggle("bad", isOver);
+  const lost = phase === "reconnecting" ? "The connection is lost." : "There is no connection yet.";
+  const why = hasToken && phase === "connecting" ? " Is the token good?" : "";
+  put($("banner-text"), isOver ? `The connection is over${cause ? `: ${cause}` : "."}` : lost + why);
+  const left = retryAt ? Math.max(0, Math.ceil((retryAt - Date.now()) / 1000)) : 0;
+  const next = left ? `next try in ${left} s` : "trying now";
+  const held = queued ? ` · ${queued} ${queued === 1 ? "message waits" : "messages wait"}` : "";
+  put($("banner-wait"), isOver ? "" : `Attempt ${attempt}, ${next}${held}`);
+  put($("try-now"), isOver ? "Sign in again" : "Try now");
+}
