@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trio_rt.chat import ChatMessage, Moderated, User
@@ -89,6 +89,7 @@ def test_fit(text: str, fit: str) -> None:
     assert fit_text(text) == fit
 
 
+@settings(deadline=None)
 @given(texts)
 def test_harmless(text: str) -> None:
     """No text has anything in it that a terminal would obey, or in its input line."""
@@ -98,6 +99,7 @@ def test_harmless(text: str) -> None:
     assert max(map(len, fit_text("z" + "\u0301" * 500).split("\n"))) == 1 + MARKS
 
 
+@settings(deadline=None)
 @given(texts, st.integers(2, 40))
 def test_wrapping(text: str, width: int) -> None:
     """No line is too wide, and but for spaces nothing is lost."""
@@ -118,6 +120,7 @@ def test_wrapping_at_words() -> None:
     assert shortened("abc", 0) == ""
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.just("x"), texts.map(fit_line))), st.integers(1, 50))
 def test_lines(segments: list[tuple[str, str]], width: int) -> None:
     """What is cut, filled or spread has the width that it is to have."""
@@ -158,7 +161,7 @@ def test_message_row() -> None:
     message = said("hello there", reply=7, reactions={"👍": frozenset({"ada", "bob"})})
     at = clock_text(message.at)
     quoted = said("the\nquestion", 7, ADA)
-    look = {"quoted": lambda offset: quoted if offset == 7 else None}
+    look: dict[str, Any] = {"quoted": lambda offset: quoted if offset == 7 else None}
     assert shown(MessageRow(message), **look) == [
         f"{at}          Bob  > Ada: the question",
         " " * 20 + "hello there",
@@ -205,6 +208,7 @@ def test_attachments() -> None:
     )
 
 
+@settings(deadline=None)
 @given(texts, texts, st.integers(1, 130))
 def test_hostile_messages(content: str, name: str, width: int) -> None:
     """Whatever a message says, its lines are harmless, and none is wider than the screen."""
@@ -231,7 +235,7 @@ def test_notes() -> None:
         timeline.note(f"u{number} joined", "presence")
     timeline.renote("u0 joined", "Zoe joined")
     assert timeline.end == 2
-    text = " ".join(shown(timeline[1]))  # type: ignore[arg-type]
+    text = " ".join(shown(timeline[1]))
     assert "Zoe joined, u1 joined" in text
     assert text.split("u7 joined,")[1].split() == ["and", "2", "more"]
     assert timeline[0].lines(Look(30)) == [(("error", "- no"),)]
@@ -288,6 +292,7 @@ def test_older_messages_move_nothing() -> None:
     assert not view.scroll(LOOK, 10, 1)
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 30),
     st.lists(st.integers(-40, 40).filter(bool), max_size=12),

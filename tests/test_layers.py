@@ -193,6 +193,7 @@ LAYERS = [
     {"chat._service.moderation"},
     {"chat._service.service"},
     {"chat"},
+    {"page"},
     {"testing"},
     {"cli"},
 ]

@@ -182,9 +182,21 @@ async def test_files(tmp_path: Path) -> None:
             "fetch(document.querySelector('.file').href).then((a) => a.blob()).then((b) => b.size)"
         )
         assert size == 1_234_567
+        for kind, event in (("DragEvent", "drop"), ("ClipboardEvent", "paste")):
+            await ada.eval(DROP % (event, kind, event))
+            await bob.wait(has(".msg:last-child .file", f"{event}.txt"))
         await ada.wait("document.querySelectorAll('.up').length === 0")
         assert await is_clean(ada)
         assert await is_clean(bob)
+
+
+#: A file that is dropped on the field, or pasted into it.
+DROP: Final = """(() => {
+  const data = new DataTransfer();
+  data.items.add(new File(["some text"], "%s.txt", { type: "text/plain" }));
+  const init = { dataTransfer: data, clipboardData: data, bubbles: true, cancelable: true };
+  document.querySelector("#text").dispatchEvent(new %s("%s", init));
+})()"""
 
 
 async def test_a_file_that_is_refused(tmp_path: Path) -> None:
@@ -193,6 +205,7 @@ async def test_a_file_that_is_refused(tmp_path: Path) -> None:
         ada = await chat.enter("Ada")
         await ada.choose_files("#files", png(tmp_path / "sea.png"))
         await ada.wait(has(".up.bad", "users with a token only"))
+        assert await ada.eval(AUDIT) == []
         await ada.click(".again")
         await ada.wait(has(".up.bad", "users with a token only"))
         await ada.click(".up .icon")
@@ -238,6 +251,49 @@ async def test_cut_and_restored(tmp_path: Path) -> None:
         assert await is_clean(ada)
 
 
+async def test_a_bad_token(tmp_path: Path) -> None:
+    """One that cannot be a token is not tried; with one that is refused the page says so."""
+    async with chatting(tmp_path) as chat:
+        page = await chat.browser.open(f"{chat.url}#lobby")
+        await page.wait("document.querySelector('#sign').open")
+        await page.eval("document.querySelector('#sign-more').open = true")
+        await page.type("no token", "#sign-token")
+        await page.press("Enter")
+        await page.wait(has("#sign-error", "That is no token"))
+        await page.eval("document.querySelector('#sign-token').value = 'not.signed.well'")
+        await page.press("Enter")
+        await page.wait(has("#banner", "Is the token good?"))
+        assert await page.eval(AUDIT) == []
+        await page.click("#me")
+        token = sign_token(SECRET, "ada", name="Ada")
+        await page.eval(f"document.querySelector('#sign-token').value = {json.dumps(token)}")
+        await page.click("#sign-form .solid")
+        await page.wait(has("#me-name", "Ada"))
+        assert await page.text("#me-id") == "ada"
+        assert await page.violations() == []
+
+
+async def test_leaving_a_room(tmp_path: Path) -> None:
+    """A room that is left is gone from the list, and can be joined again."""
+    async with chatting(tmp_path) as chat:
+        ada, bob = await chat.enter("Ada"), await chat.enter("Bob")
+        await say(ada, "before")
+        await bob.wait(shows("before"))
+        await bob.type("garden", "#join-name")
+        await bob.press("Enter")
+        await bob.eval("document.querySelector('[aria-label=\"Leave lobby\"]').click()")
+        await ada.wait(has("#about", "1 member"))
+        assert await bob.eval("document.querySelectorAll('.room').length") == 1
+        await say(ada, "meanwhile")
+        await bob.type("lobby", "#join-name")
+        await bob.press("Enter")
+        await bob.wait(shows("meanwhile"))
+        assert await contents(bob) == ["before", "meanwhile"]
+        await say(bob, "back")
+        await ada.wait(shows("back"))
+        assert await is_clean(bob)
+
+
 async def test_a_lost_session(tmp_path: Path) -> None:
     """A guest that the hub has forgotten is another user, with its name, and nothing is twice."""
     async with chatting(tmp_path, keep_s=0.05) as chat:
@@ -274,6 +330,7 @@ async def test_what_is_refused_is_shown(tmp_path: Path) -> None:
         await ada.wait(has(".note", "is muted"))
         await say(ada, "hello?")
         await ada.wait(has(".msg.failed", "you are muted"))
+        assert await ada.eval(AUDIT) == []
         await chat.service.moderate("lobby", "unmute", user)
         await ada.eval("document.querySelector('.msg.failed .own button').click()")
         await ada.wait("document.querySelector('.msg.failed, .msg.waits') === null")
@@ -436,6 +493,10 @@ async def test_accessibility(tmp_path: Path) -> None:
         chat.relay.rst()
         await page.wait(f"{STATE} === 'wait'")
         assert await page.eval(AUDIT) == []
+        assert await page.eval("document.getAnimations().length") > 0
+        still = {"name": "prefers-reduced-motion", "value": "reduce"}
+        await page.call("Emulation.setEmulatedMedia", features=[still])
+        await page.wait("document.getAnimations().length === 0")
 
 
 async def test_keyboard(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ General layout, from the bottom up:
     _client/                   a user's rooms
       reading, people, kept, pending, amendments    parts of what is known of a room
       log                           all of it, from what the hub tells: a pure model
-      typists, keyboard             who types: others, and this user
+      typists, keyboard, typing     who types: others, and this user
       ids, beside, marker, events, said    names, scopes, marks, streams, handles
       speaker                       says what is queued, one message at a time
       holder, profile, room, chat   a room's tasks; its face; `open_chat()`
@@ -26,6 +26,7 @@ from ._client.said import Said
 from ._client.transfers import FileCorrupted, FileRefused, Progress, SayArguments, StoredFile
 from ._service.file_routes import Authorize, authorize_by, file_routes
 from ._service.files import FileStatistics, FileStore
+from ._service.page import PAGE, PAGE_POLICY
 from ._service.rules import ChatRules
 from ._service.service import ChatService, ChatStatistics, open_chat_service
 from ._service.standing import MemoryStandings, SqliteStandings, Standing, Standings
@@ -49,6 +50,8 @@ from .models import (
 )
 
 __all__ = [
+    "PAGE",
+    "PAGE_POLICY",
     "Action",
     "Authorize",
     "Chat",

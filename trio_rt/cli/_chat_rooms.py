@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from importlib.resources import files
 from pathlib import Path
-from typing import Final
 
 import attrs
 
@@ -18,16 +16,7 @@ from ..chat._service.files import FileStore
 from ..hub import Broker, HubLimits
 from ._watch import Attendant
 
-__all__ = ["PAGE", "PAGE_POLICY", "ChatOptions", "chat_routes", "open_chat_rooms"]
-
-#: The chat's page.
-PAGE: Final = files("trio_rt") / "page"
-#: It runs what is beside it and nothing else, and makes no HTML of texts.
-PAGE_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'; trusted-types 'none'"
-)
+__all__ = ["ChatOptions", "chat_routes", "guests_too", "open_chat_rooms"]
 
 
 @attrs.frozen(kw_only=True)
@@ -68,10 +57,10 @@ def chat_routes(chat: ChatOptions, accept: AcceptHook) -> dict[str, HttpHandler]
     """Where files are, if there is a directory for them. Raises `OptionError`."""
     if chat.files is None:
         return {}
-    return file_routes(FileStore(chat.files), _guests_too(accept))
+    return file_routes(FileStore(chat.files), guests_too(accept))
 
 
-def _guests_too(accept: AcceptHook) -> Authorize:
+def guests_too(accept: AcceptHook) -> Authorize:
     """Whom `accept` lets in without a token uploads as their address."""
     known = authorize_by(accept)
 

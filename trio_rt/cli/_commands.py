@@ -7,9 +7,10 @@ to import than `connect` takes to connect.
 from __future__ import annotations
 
 from functools import partial
-from typing import get_args
+from typing import NoReturn, get_args
 
 import click
+from click.core import ParameterSource
 
 from ..options import WireName
 from ._chat_command import chat
@@ -73,9 +74,22 @@ command.add_command(top)
     help="The package that speaks WebSocket for the client.",
 )
 @click.option("--json", "to_json", is_flag=True, help="Print the report as JSON, and no progress.")
+@click.option(
+    "--chat", "is_chat", is_flag=True, help="Run a chat to look at instead, until Ctrl-C."
+)
+@click.option("--cut", is_flag=True, help="With --chat: cut the links of those who talk.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    help="With --chat: where it is.  [default: one that is free]",
+)
 @click.pass_context
 def demo(
     ctx: click.Context,
+    is_chat: bool,
+    cut: bool,
+    port: int,
     seconds: float,
     messages: int,
     cuts: int,
@@ -89,13 +103,36 @@ def demo(
     Runs a server, a client, and between them a relay whose links are cut by
     resets, half of them in the middle of a frame. Nothing leaves this machine.
 
+    With --chat: a server with a page, and a few users who talk; of the other
+    options --seed goes with it, and --seconds for an end.
+
     Exit status: 0 if every promise was kept, else 1.
     """
+    if is_chat:
+        _demo_chat(ctx, cut=cut, port=port)
+    for name in ("cut", "port"):
+        if _is_given(ctx, name):
+            raise click.UsageError(f"--{name} needs --chat.")
     from ._show import show_demo
     from .demo import Plan
 
     plan = Plan(seconds=seconds, messages=messages, cuts=cuts, seed=seed, plain=plain, wire=wire)
     ctx.exit(run_until_signal(partial(show_demo, plan, to_json=to_json)))
+
+
+def _demo_chat(ctx: click.Context, *, cut: bool, port: int) -> NoReturn:
+    for name in ("messages", "cuts", "plain", "wire", "to_json"):
+        if _is_given(ctx, name):
+            raise click.UsageError(f"--{name.replace('to_', '')} does not go with --chat.")
+    from .demo_chat import ChatPlan, run_chat_demo
+
+    seconds = ctx.params["seconds"] if _is_given(ctx, "seconds") else 0.0
+    plan = ChatPlan(port=port, cut=cut, seconds=seconds, seed=ctx.params["seed"])
+    ctx.exit(run_until_signal(partial(run_chat_demo, plan)))
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 def _headers(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:

@@ -33,13 +33,13 @@ import trio
 
 from .._accept import AcceptHook
 from .._server import Server, serve_listeners
-from ..chat import accept_tokens
+from ..chat import PAGE, PAGE_POLICY, accept_tokens
 from ..errors import OptionError
 from ..hub import HubLimits, LogLimits, Who, open_hub
 from ..hub._server.metrics import Monitor
 from ..hub._server.site import Site, allow_origins
 from ..options import ServerLimits
-from ._chat_rooms import PAGE, PAGE_POLICY, ChatOptions, chat_routes, open_chat_rooms
+from ._chat_rooms import ChatOptions, chat_routes, open_chat_rooms
 from ._door import door
 from ._listening import (
     EXIT_FAILED,

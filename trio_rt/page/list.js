@@ -27,6 +27,9 @@ export class MessageList {
       list.addEventListener(kind, (event) => this.activate(event.target.closest(".msg")));
     }
     list.addEventListener("mouseleave", () => list.contains(document.activeElement) || this.activate(null));
+    list.addEventListener("focusout", ({ relatedTarget }) => {
+      if (!list.contains(relatedTarget) && !list.matches(":hover")) this.activate(null);
+    });
     const stay = () => this.stuck && this.toEnd();
     list.addEventListener("load", stay, true);
     new ResizeObserver(stay).observe(this.scroller);

@@ -38,6 +38,8 @@ const LIMITS = {
   outboxMessages: 1_000, outboxBytes: 4_194_304,
 };
 
+const ADVICE = /(?<!\S)retry-after=(\d{1,9}(?:\.\d{1,9})?)(?![^\s;,])/;
+
 const encoder = new TextEncoder();
 const bytesOf = (text) => encoder.encode(text).length;
 const now = () => performance.now();
@@ -45,7 +47,7 @@ const plus = (pair, messages, bytes) => [pair[0] + messages, pair[1] + bytes];
 const isNumber = (value) => Number.isSafeInteger(value) && value >= 0;
 const isString = (value) => typeof value === "string";
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
-const isPair = (value) => Array.isArray(value) && value.length > 1 && isNumber(value[0]) && isNumber(value[1]);
+const isPair = (value) => Array.isArray(value) && value.length > 1 && value.slice(0, 2).every(isNumber);
 
 /** What is thrown here. `kind` says what it is; a refusal has the `code` of the other side. */
 export class RealtimeError extends Error {
@@ -125,6 +127,9 @@ const CONTROL = {
   more: ([, , taken]) => isPair(taken),
 };
 
+/** A position at the beginning. */
+const ZERO = { settled: 0, received: 0, consumed: 0, messages: 0, bytes: 0, drops: [] };
+
 /** The books of one session at its client; does no I/O. `host` is told what comes in. */
 export class Session {
   // What goes out: notes that wait, frames that were not received, messages that are not settled.
@@ -161,8 +166,7 @@ export class Session {
 
   /** The hello with which `session` is resumed; a new one for null. */
   static hello(terms, session) {
-    const zero = { settled: 0, received: 0, consumed: 0, messages: 0, bytes: 0, drops: [] };
-    const position = session ? session.#position() : zero;
+    const position = session ? session.#position() : ZERO;
     return JSON.stringify(["hello", session?.id ?? "", session?.token ?? "", terms, position]);
   }
 
@@ -181,13 +185,13 @@ export class Session {
 
   /** Take up the session where the server stands; what was taken back and is not there is voided. */
   resume([, , token, , , position]) {
-    const { settled = 0, received = 0, consumed = 0, messages = 0, bytes = 0, drops = [], ...more } = position;
-    insist(Object.keys(more).length === 0, "a position");
+    const { drops, ...marks } = { ...ZERO, ...position };
+    insist(Object.keys(position).every((name) => name in ZERO), "a position");
     this.token = token;
     this.#onLink = this.sent;
-    this.#mark([settled, received, consumed, messages, bytes], drops, true);
-    this.#onLink = received;
-    this.#listed = settled;
+    this.#mark(Object.values(marks), drops, true);
+    this.#onLink = marks.received;
+    this.#listed = marks.settled;
     for (const entry of this.kept) if (entry.back) this.#void(entry);
   }
 
@@ -325,9 +329,10 @@ export class Session {
     insist(lines.length <= FRAMES && header[6].length <= RANGES, "more than a batch may have");
     let [number] = header;
     insist(isNumber(number) && number > 0 && number <= this.received + 1, "a number that is not due");
+    const { settled } = this.#peer;
     this.#mark(header.slice(1, 6), header[6], false);
     const waiting = this.#ranges(0, this.#listed).reduce((sum, [from, to]) => sum + to - from + 1, 0);
-    insist(waiting <= 32 * this.windowIn[0], "no drop is settled");
+    insist(this.#peer.settled > settled || waiting <= 32 * this.windowIn[0], "no drop is settled");
     for (const line of lines) number += this.#frame(line, number) ? 1 : 0;
   }
 
@@ -515,18 +520,20 @@ export class Outbox {
     return this.entries.find(({ order }) => order === next.order);
   }
 
-  /** Those that have to go for `entry`, the least urgent first; or null if that is not enough. */
-  victims({ priority, size }, messages, bytes) {
-    const urgency = URGENCY.indexOf(priority);
-    const less = URGENCY.slice(0, urgency).flatMap((name) => this.entries.filter((each) => each.priority === name));
-    let count = this.entries.length + 1;
-    let sum = this.bytes + size;
+  /** What has to go for `entry` in the place of `old`, the least urgent first; null: no room. */
+  victims({ priority, size }, old, messages, bytes) {
+    const lower = URGENCY.slice(0, URGENCY.indexOf(priority));
+    const others = this.entries.filter((each) => each !== old && lower.includes(each.priority));
+    others.sort((one, other) => URGENCY.indexOf(one.priority) - URGENCY.indexOf(other.priority));
+    let count = this.entries.length + (old ? 0 : 1);
+    let sum = this.bytes + size - (old?.size ?? 0);
     const found = [];
     while (count > messages || sum > bytes) {
-      if (less.length === 0) return null;
-      found.push(less.shift());
+      if (found.length === others.length) return null;
+      const victim = others[found.length];
+      found.push(victim);
       count -= 1;
-      sum -= found.at(-1).size;
+      sum -= victim.size;
     }
     return found;
   }
@@ -768,8 +775,8 @@ class Connection {
       return Promise.resolve({ kind: "dropped", reason: "offline" });
     }
     const { entries } = this.#outbox;
-    const old = entry.key === undefined ? null : entries.find(({ key }) => key === entry.key);
-    const victims = old ? [] : this.#outbox.victims(entry, outboxMessages, outboxBytes);
+    const old = entry.key === undefined ? undefined : entries.find(({ key }) => key === entry.key);
+    const victims = this.#outbox.victims(entry, old, outboxMessages, outboxBytes);
     if (!victims) throw new RealtimeError("outbox_full", "the outbox is full");
     for (const victim of victims) this.#takeBack(victim, "dropped", "evicted");
     if (old) this.#outbox.replace(old, entry);
@@ -834,8 +841,10 @@ class Connection {
     const stream = new Stream([], taken, abort);
     request.over = over;
     request.part = (message, size) => this.#requests.has(request) && stream.push(message, { size });
-    request.answer = (message, code, text) =>
-      over(message ? null : new RealtimeError("refused", text || code, { code }), message);
+    request.answer = (message, code, text) => {
+      const kind = code === "deadline" && deadline !== null ? code : "refused";
+      over(message ? null : new RealtimeError(kind, text || code, { code }), message);
+    };
     request.settled = (kind, reason) =>
       kind === "acked" || reason === "receiver" || over(undelivered(kind, reason));
     this.#accept(entry, {});
@@ -1015,7 +1024,8 @@ class Connection {
 
   /** One link, from its dial to its end. */
   async #dial() {
-    const link = { up: 0, heard: now(), probed: 0, said: 0, bye: null, terms: null, wasFirst: !this.#hadLink };
+    const wasFirst = !this.#hadLink;
+    const link = { up: 0, heard: now(), probed: 0, said: 0, bye: null, terms: null, wasFirst };
     this.#dialled = link;
     try {
       const names = await this.#protocols(link);
@@ -1033,13 +1043,14 @@ class Connection {
     const { openMs } = this.#options;
     let told = "";
     const over = ({ reason = "", ...end }) => {
+      const said = [1012, 1013].includes(end.code) ? reason : "";
       for (const name of ["onopen", "onmessage", "onclose"]) socket[name] = null;
       socket.onerror = () => {};
       clearTimeout(link.timer);
       const lasted = link.up ? now() - link.up : 0;
       if (link === this.#link) this.#unlink(link);
-      const advice = /(?:^|\s)retry-after=(\d{1,9}(?:\.\d{1,9})?)(?![^\s;,])/.exec(`${link.bye ?? ""} ${reason}`);
-      resolve({ lasted, wasFirst, adviceMs: 1000 * (advice?.[1] ?? 0), ...end });
+      const advice = ADVICE.exec(`${link.bye ?? ""} ${said}`)?.[1] ?? 0;
+      resolve({ lasted, wasFirst, adviceMs: 1000 * advice, ...end });
     };
     /** End the link from here. */
     link.lose = (code, cause, more = {}) => {
@@ -1058,8 +1069,8 @@ class Connection {
     socket.onmessage = guard(({ data }) => this.#heard(link, data));
     socket.onerror = (event) => (told = event.message || told);
     socket.onclose = ({ code, reason }) => {
-      if (link.up || link.terms) over({ code, reason, cause: `the link was closed: ${code} ${reason}`.trim() });
-      else over(this.#refused(link, told));
+      const cause = `the link was closed: ${code} ${reason}`.trim();
+      over(link.up || link.terms ? { code, reason, cause } : this.#refused(link, told));
     };
   }
 
@@ -1070,7 +1081,8 @@ class Connection {
     const isAgain = link.offers && !this.#wasWelcomed && (isBlind || status === 400);
     this.#triesPlain = isAgain && this.#options.session !== "require";
     if (told && this.#triesPlain) this.#offers = false;
-    return { code: status, isAgain: this.#triesPlain, cause: `the dial failed: ${told || "no reason given"}` };
+    const cause = `the dial failed: ${told || "no reason given"}`;
+    return { code: status, cause, isAgain: this.#triesPlain };
   }
 
   #opened(link) {
@@ -1225,14 +1237,20 @@ class Connection {
  * `protocols`, `session` ("offer", "require" or "off"), `WebSocket` (a class) and `signal`.
  */
 export function connect(url, options = {}) {
-  const others = { token: "", protocols: [], session: "offer", signal: undefined };
-  const known = { ...LIMITS, ...others, WebSocket: globalThis.WebSocket };
-  const all = { ...known, ...options };
+  const { WebSocket } = globalThis;
+  const others = { token: "", protocols: [], session: "offer", signal: undefined, WebSocket };
+  const all = { ...LIMITS, ...others, ...options };
+  const isGood = {
+    session: (value) => ["offer", "require", "off"].includes(value),
+    token: (value) => isString(value) || typeof value === "function",
+    protocols: Array.isArray,
+    WebSocket: (value) => typeof value === "function",
+    signal: () => true,
+  };
+  const isLimit = (value) => typeof value === "number" && value > 0;
   for (const [name, value] of Object.entries(all)) {
-    const isLimit = name in LIMITS && typeof value === "number" && value > 0;
-    const isSession = name === "session" && ["offer", "require", "off"].includes(value);
-    const isOther = name in known && !(name in LIMITS) && name !== "session" && (value || name !== "WebSocket");
-    if (!isLimit && !isSession && !isOther) throw new RealtimeError("usage", `${name} cannot be ${value}`);
+    const fits = name in LIMITS ? isLimit(value) : isGood[name]?.(value);
+    if (!fits) throw new RealtimeError("usage", `${name} cannot be ${value}`);
   }
   return new Connection(url, all);
 }

@@ -10,7 +10,7 @@ export const ws = require("ws");
 export const { WebSocket } = ws;
 
 /** Times that do not keep a test waiting. */
-export const QUICK = { WebSocket, firstMs: 10, capMs: 50, beatMs: 200, beatTimeoutMs: 200 };
+export const QUICK = { WebSocket, firstMs: 10, capMs: 50, beatMs: 200, beatTimeoutMs: 300 };
 
 /** Tell the test: a line of JSON. */
 export function say(fields) {

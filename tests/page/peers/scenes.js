@@ -174,6 +174,18 @@ async function plain(url) {
   say({ first, outcome, refused, more: done.value.payload, numbers, gap, reset, second, links: links(states) });
 }
 
+/** Nothing to say: in a session beats are answered, and a plain link is given up. */
+async function idle(url, plainUrl) {
+  const { conn, states } = open(url, { beatMs: 10, beatTimeoutMs: 2_000 });
+  await conn.subscribe("tick").next();
+  await conn.close();
+  const second = open(plainUrl, { quietMs: 50 });
+  for await (const { cause } of second.conn.states()) if (cause !== null) break;
+  const { cause } = second.conn.state;
+  await second.conn.close();
+  say({ links: links(states), cause });
+}
+
 /** A token, which the server looks for among the subprotocols, and what is refused. */
 async function knock(url, token) {
   const asked = [];
@@ -228,4 +240,4 @@ async function misuse(url) {
   say({ kinds, phase, cause, done, asked: await asked, outcome: (await outcome).kind });
 }
 
-await play({ talk, ask, regret, outlive, dawdle, drain, plain, knock, misuse });
+await play({ talk, ask, regret, outlive, dawdle, drain, plain, idle, knock, misuse });
