@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trio_rt.chat import ChatMessage, Moderated, User
+from trio_rt import Gap, Reset
+from trio_rt.chat import (
+    ChatMessage,
+    Deleted,
+    Edited,
+    Moderated,
+    Reacted,
+    TypingChanged,
+    User,
+    UserJoined,
+)
 from trio_rt.cli._chat_command import chat_urls
 from trio_rt.cli.chat.commands import HELP, KEYS, Mistake, Order, completed, read_input
 from trio_rt.cli.chat.desk import Desk
@@ -371,6 +381,37 @@ def test_selection() -> None:
     for _ in range(21):
         view.select(LOOK, 10, -1)
     assert view.selected is None
+
+
+def test_what_happens_to_older_messages() -> None:
+    """What is said about messages that only the screen has, changes them there."""
+    tab = Tab("lobby")
+    tab.timeline.merge(said(text, number) for number, text in enumerate("abc", 1))
+    tab.take(Edited(1, "A", BOB))
+    tab.take(Deleted(2, BOB))
+    tab.take(Reacted(3, "x", BOB))
+    tab.take(Reacted(3, "x", ADA))
+    tab.take(Reacted(3, "x", BOB, on=False))
+    tab.take(Reacted(3, "y", BOB))
+    tab.take(Reacted(3, "y", BOB, on=False))
+    tab.take(Edited(3, "C", BOB, said("C", 3, reactions={"x": frozenset({"ada"})})))
+    tab.take(Reacted(9, "y", BOB))
+    tab.take(TypingChanged(()))
+    tab.take(UserJoined(ADA))
+    tab.take(Gap(3))
+    found = [tab.timeline.get(offset) for offset in (1, 2, 3)]
+    assert [(m.content, m.deleted, dict(m.reactions)) for m in found if m] == [
+        ("A", False, {}),
+        ("", True, {}),
+        ("C", False, {"x": frozenset({"ada"})}),
+    ]
+    assert tab.drop() == 0
+    tab.take(Moderated("mute", BOB, ADA))
+    tab.take(Reset())
+    assert tab.timeline.last_offset == 0
+    lines = tab.view.lines(LOOK, 5)
+    assert len(lines) == 1
+    assert "begun anew" in plain(lines[0])
 
 
 # What is meant

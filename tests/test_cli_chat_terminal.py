@@ -313,6 +313,60 @@ async def test_refusals(tmp_path: Path) -> None:
         assert await screen.ends() == 130
 
 
+async def test_commands(tmp_path: Path) -> None:
+    """The commands that the other tests have not; a selection, pasting, and completion."""
+    async with (
+        open_parlour() as parlour,
+        terminal(tmp_path, parlour.url, "--name", "Ada") as screen,
+    ):
+        await screen.shows("● online", "2 here")
+        for command, answer in {
+            "/react x": "Nobody else has said anything yet.",
+            "/edit": "You have said nothing yet.",
+            "/retry": "Nothing has failed.",
+            "/drop": "Nothing has failed.",
+            "/who": "2 here: Ada, Bob",
+            "/help keys": "Ctrl-D, Ctrl-C  leave the chat",
+            "/help": "/quit         leave the chat",
+            f"/join {'x' * 200}": "That is no room: the name must be",
+        }.items():
+            await screen.enter(command)
+            await screen.shows(answer)
+        await parlour.says("the first")
+        await parlour.says("the second")
+        await screen.shows("the second")
+        await screen.enter("/react 👍")
+        await screen.shows("👍 1")
+        await screen.enter("/react 👍")
+        await screen.shows("the second", no="👍 1")
+        await screen.enter(f"/react {'x' * 80}")
+        await screen.shows("That cannot be: reaction must have at most 64 bytes")
+        await screen.enter("/delete")
+        await screen.shows("You have said nothing yet.")
+        await screen.keys("M-Up", "M-Up")
+        await screen.shows("[Bob: the first] /reply")
+        await screen.enter("/delete")
+        await screen.shows("That is refused: ")
+        await screen.keys("M-Up", "M-Up")
+        await screen.enter("/reply yes")
+        await screen.shows("> Bob: the first")
+        await screen.enter("/edit")
+        await screen.shows("> /edit yes")
+        await screen.keys("C-u")
+        await screen.do("set-buffer", "pasted\n  lines")
+        await screen.do("paste-buffer", "-p", "-t", "chat")
+        await screen.shows("> pasted\n    lines")
+        await screen.keys("Enter")
+        await heard(parlour.room, "pasted\n  lines")
+        await screen.keys("Up", "C-u", "B", "o", "Tab")
+        await screen.shows("> Bob:")
+        await parlour.service.moderate("lobby", "mute", parlour.user("Ada"))
+        await screen.enter("I am")
+        await screen.shows("failed: you are muted")
+        await screen.enter("/drop")
+        await screen.shows("1 message dropped", no="failed")
+
+
 async def test_files_and_tokens(tmp_path: Path) -> None:
     """A token says who one is; a file is uploaded, and shown with its link; a restart is said."""
     token = sign_token(SECRET, "ada", name="Ada Lovelace")

@@ -115,19 +115,20 @@ async def test_files(secret_file: str, tmp_path: Path) -> None:
         base = f"http://127.0.0.1:{served.port}"
         headers = {
             "Tus-Resumable": "1.0.0",
-            "Upload-Length": "5",
+            "Upload-Length": "2000000",
             "Upload-Metadata": "filename aS50eHQ=",
             "Content-Type": "application/offset+octet-stream",
         }
         known = {"Authorization": f"Bearer {sign_token(SECRET, 'ada')}"}
         async with httpx.AsyncClient(base_url=base) as client:
-            refused = await client.post("/files", headers=headers, content=b"hello")
+            refused = await client.post("/files", headers=headers, content=b"x")
             assert refused.status_code == 401
-            made = await client.post("/files", headers={**headers, **known}, content=b"hello")
+            content = b"x" * 2_000_000
+            made = await client.post("/files", headers={**headers, **known}, content=content)
             assert made.status_code == 201
             found = await client.get(made.headers["Content-Location"])
             assert (found.content, found.headers["Content-Disposition"][:10]) == (
-                b"hello",
+                content,
                 "attachment",
             )
         assert any(directory.rglob("*"))

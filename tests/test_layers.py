@@ -143,6 +143,7 @@ LAYERS = [
     # A chat.
     {"chat._client", "chat._service", "chat._service._standing_file", "chat._words"},
     {
+        "chat._service.page",
         "chat._service.plain_users",
         "chat._service.standing",
         "chat._service.targets",

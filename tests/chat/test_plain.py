@@ -510,7 +510,8 @@ async def test_a_claim_in_another_room() -> None:
 @virtual
 async def test_nobody_may_claim() -> None:
     """Unless the service says so: where tokens are signed a claim proves nothing."""
-    for options in ({}, {"anonymous": True, "secret": b"x" * 32}):
+    signed: dict[str, Any] = {"anonymous": True, "secret": b"x" * 32}
+    for options in ({}, signed):
         async with open_world(**options) as world, world.plain() as eve:
             await eve.join()
             assert (await eve.refusal("chat_message", said("x", userId="eve")))[0] == "forged_user"

@@ -18,7 +18,17 @@ import trio
 
 import trio_rt
 from tests.net.support import LIMIT_S, ROOT, Program, requires, running, tool
-from trio_rt import HttpRequest, HttpResponse, InboxLimits, Liveness, Message, Peer, Refuse, Refused, Server
+from trio_rt import (
+    HttpRequest,
+    HttpResponse,
+    InboxLimits,
+    Liveness,
+    Message,
+    Peer,
+    Refuse,
+    Refused,
+    Server,
+)
 from trio_rt.testing import Conditions, Relay, serve_relay
 
 PEERS: Final = Path(__file__).parent / "peers"
@@ -446,6 +456,32 @@ async def test_illegal_input() -> None:
     assert len(others) > 20
     for each in others:
         assert (each["code"], each["items"]) == (1002, ["reset", "good"]), each["name"]
+
+
+@requires("node")
+async def test_noise() -> None:
+    """Whatever letters of a batch are changed, it is taken or it is a breach."""
+    with trio.fail_after(LIMIT_S):
+        (found,) = await results(script("hostile.js", "noise"))
+    assert found["others"] == []
+    assert found["taken"] > 1000 < found["breaches"]
+
+
+@requires("node")
+async def test_the_order_of_what_is_sent() -> None:
+    """Urgent ones overtake, within their patience, and an order is kept through priorities."""
+    with trio.fail_after(LIMIT_S):
+        (found,) = await results(script("scenes.js", "lanes"))
+    order = ["urgent", "first", "second", "high", "normal", "low", "late"]
+    assert found == {"order": order, "bytes": 0}
+
+
+@requires("node")
+async def test_a_page_that_comes_online() -> None:
+    """The wait before the next dial is cut short."""
+    with trio.fail_after(LIMIT_S):
+        (found,) = await results(script("scenes.js", "online"))
+    assert found == {"attempts": [1, 2, 3]}
 
 
 @requires("node")

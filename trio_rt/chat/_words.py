@@ -23,6 +23,7 @@ import msgspec
 from ..errors import PayloadError
 
 __all__ = [
+    "AVATAR_BYTES",
     "CONTENT_BYTES",
     "DELETE",
     "EDIT",
@@ -68,6 +69,8 @@ TYPING: Final = "typing"
 MODERATE: Final = "chat.moderate"
 PROFILE: Final = "chat.profile"
 
+#: The longest avatar, in UTF-8.
+AVATAR_BYTES: Final = 512
 #: The longest content, in UTF-8.
 CONTENT_BYTES: Final = 16 << 10
 #: The most metadata, as JSON.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 import attrs
 
@@ -14,9 +15,14 @@ from ..chat import ChatRules, MemoryStandings, SqliteStandings, open_chat_servic
 from ..chat._service.file_routes import Authorize, authorize_by, file_routes
 from ..chat._service.files import FileStore
 from ..hub import Broker, HubLimits
+from ..options import ServerLimits
 from ._watch import Attendant
 
-__all__ = ["ChatOptions", "chat_routes", "guests_too", "open_chat_rooms"]
+__all__ = ["ChatOptions", "chat_routes", "guests_too", "open_chat_rooms", "with_files"]
+
+
+#: The largest file.
+FILE_BYTES: Final = 16 << 20
 
 
 @attrs.frozen(kw_only=True)
@@ -57,7 +63,12 @@ def chat_routes(chat: ChatOptions, accept: AcceptHook) -> dict[str, HttpHandler]
     """Where files are, if there is a directory for them. Raises `OptionError`."""
     if chat.files is None:
         return {}
-    return file_routes(FileStore(chat.files), guests_too(accept))
+    return file_routes(FileStore(chat.files, file_bytes=FILE_BYTES), guests_too(accept))
+
+
+def with_files(limits: ServerLimits) -> ServerLimits:
+    """The same, and a body may be a whole file: some clients send one in one piece."""
+    return attrs.evolve(limits, body_bytes=FILE_BYTES)
 
 
 def guests_too(accept: AcceptHook) -> Authorize:

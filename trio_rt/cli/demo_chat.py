@@ -31,6 +31,7 @@ from ..chat import (
     open_chat_service,
 )
 from ..hub import Site
+from ..options import ServerLimits
 from ..testing import Relay, serve_relay
 from ._chat_rooms import guests_too
 
@@ -98,6 +99,7 @@ async def _serve(
         accept=service.accept,
         path=PATH,
         http=site,
+        limits=ServerLimits(body_bytes=store.file_bytes),
         task_status=task_status,
     )
 

@@ -39,7 +39,7 @@ from ..hub import HubLimits, LogLimits, Who, open_hub
 from ..hub._server.metrics import Monitor
 from ..hub._server.site import Site, allow_origins
 from ..options import ServerLimits
-from ._chat_rooms import ChatOptions, chat_routes, open_chat_rooms
+from ._chat_rooms import ChatOptions, chat_routes, open_chat_rooms, with_files
 from ._door import door
 from ._listening import (
     EXIT_FAILED,
@@ -156,12 +156,15 @@ async def _serve(
     hub = attendant.hub
     monitor = Monitor(hub, token=options.metrics_token)
     accept = _accept(options)
+    limits = options.server
+    if options.chat is not None and options.chat.files is not None:
+        limits = with_files(limits)
     serving: Any = partial(
         serve_listeners,
         accept=accept,
         path=options.path,
         http=_site(options, monitor, accept),
-        limits=options.server,
+        limits=limits,
         ssl_context=context,
     )
     everybody = not (options.has_tokens or options.anonymous)

@@ -2,6 +2,7 @@
 
 import { createServer } from "node:http";
 
+import { Entry, Outbox, Session } from "../../../trio_rt/page/trio-rt.js";
 import { open, play, say, sleep, ws } from "./common.js";
 
 const TERMS = { window: [4, 2048], held: [0, 0], replay: [8, 4096], message_bytes: 512 };
@@ -156,4 +157,39 @@ async function ends() {
   }
 }
 
-await play({ illegal, page, unbearable, ends });
+/** Legal batches in which letters were changed: whatever is thrown is a breach of the protocol. */
+async function noise() {
+  const batches = [
+    '[1,0,0,0,0,0,[]]\n{"type":"chat","payload":{"a":[1,2]}}\n["void"]',
+    '[1,0,1,1,1,20,[[1,1]]]\n["req",1,null,[0,0],null,{"type":"x"}]',
+    '[1,0,1,0,0,0,[]]\n["end",7,{"type":"x"}]\n["fail",7,"a","b"]\n["part",7,{"type":"x"}]',
+    '[1,0,0,0,0,0,[]]\n["aside",{"type":"x"}]\n["more",1,[1,1]]\n["cancel",1]\n["bye","x"]',
+  ];
+  const letters = '[]{},:"0123456789.-e\n\\ntrue';
+  const host = { message: () => {}, aside: () => {}, malformed: () => {}, bye: () => {} };
+  const outbox = new Outbox();
+  let seed = 1;
+  const draw = (limit) => (seed = (seed * 48_271) % 2_147_483_647) % limit;
+  const counts = { taken: 0, breaches: 0, others: [] };
+  for (let round = 0; round < 20_000; round += 1) {
+    const session = new Session(TERMS, JSON.parse(WELCOME), host);
+    session.notes.push(new Entry('["cancel",7]'));
+    session.batch(outbox);
+    session.requests.set(7, { id: 7, offered: [1, 10], got: [0, 0], told: [0, 0], part() {}, answer() {} });
+    const said = [...batches[draw(batches.length)]];
+    for (let change = draw(3); change > 0; change -= 1) {
+      said.splice(draw(said.length), draw(2), letters[draw(letters.length)]);
+    }
+    try {
+      session.feed(said.join(""));
+      session.batch(outbox, true);
+      counts.taken += 1;
+    } catch (error) {
+      if (error.code === 1002 || error.code === 1009) counts.breaches += 1;
+      else counts.others.push(`${error.stack} ${said.join("")}`);
+    }
+  }
+  say(counts);
+}
+
+await play({ noise, illegal, page, unbearable, ends });

@@ -1,5 +1,6 @@
 // A client in Node for a server of the test; each scene prints what it saw.
 
+import { Entry, Outbox } from "../../../trio_rt/page/trio-rt.js";
 import { links, open, play, say, sendPatiently, sleep, tally } from "./common.js";
 
 /** Numbers in both directions; the server's end with a message "end". */
@@ -205,6 +206,38 @@ async function knock(url, token) {
   say({ error, phase });
 }
 
+/** In which order messages leave, of each priority and order. */
+async function lanes() {
+  const outbox = new Outbox();
+  const put = (name, priority, at, order) =>
+    outbox.put(new Entry(name, { priority, at, order, isMessage: true }));
+  put("low", "low", 0);
+  put("first", "low", 1, "o");
+  put("normal", "normal", 2);
+  put("second", "high", 3, "o");
+  put("high", "high", 4);
+  put("late", "high", 30_500);
+  put("urgent", "critical", 40_000);
+  const order = [];
+  for (let next; (next = outbox.peek()); outbox.remove(next)) order.push(next.text);
+  say({ order, bytes: outbox.bytes });
+}
+
+/** A page that comes online dials at once. */
+async function online() {
+  const page = new EventTarget();
+  globalThis.addEventListener = page.addEventListener.bind(page);
+  globalThis.removeEventListener = page.removeEventListener.bind(page);
+  const { conn } = open("ws://127.0.0.1:9", { firstMs: 1e9, capMs: 1e9 });
+  const attempts = [];
+  for await (const { retryAt, attempt } of conn.states()) {
+    if (retryAt !== null) page.dispatchEvent(new Event("online"));
+    else if (attempts.push(attempt) === 3) break;
+  }
+  await conn.close(0.1);
+  say({ attempts });
+}
+
 /** Options and sends that cannot be, and a signal. */
 async function misuse(url) {
   const kinds = [{ colour: "red" }, { capMs: 0 }, { session: "perhaps" }].map((options) => {
@@ -240,4 +273,4 @@ async function misuse(url) {
   say({ kinds, phase, cause, done, asked: await asked, outcome: (await outcome).kind });
 }
 
-await play({ talk, ask, regret, outlive, dawdle, drain, plain, idle, knock, misuse });
+await play({ talk, ask, regret, outlive, dawdle, drain, plain, idle, knock, lanes, online, misuse });

@@ -15,15 +15,13 @@ from ...errors import OptionError
 from ...hub._client.opening import open_room
 from ...hub._names import check_name
 from ...options import check_number
+from .._words import AVATAR_BYTES
 from .beside import beside
 from .holder import Holder
 from .profile import ProfileTeller
 from .room import ChatRoom
 
-__all__ = ["AVATAR_BYTES", "Chat", "open_chat"]
-
-#: The longest avatar, in UTF-8.
-AVATAR_BYTES: Final = 512
+__all__ = ["Chat", "open_chat"]
 
 
 class Chat:

@@ -67,14 +67,6 @@ class Holder:
         """Who is typing now, this user's own devices left out."""
         return tuple(self.log.user(id) for id in self.typing.users)
 
-    @property
-    def reached(self) -> int:
-        """The offset up to which all was received."""
-        member = self.membership._member
-        if member.channel.has_places:
-            return self.membership.position.offset
-        return member.follow.cursor
-
     # Of the scope
 
     @property
@@ -92,7 +84,7 @@ class Holder:
         self.log.begin(membership.position)
         self.log.meet(membership.members, membership.marks)
         try:
-            while membership._member.follow.behind:
+            while membership.is_behind:
                 self._take(await membership.receive())
             self._take_ready(math.inf)
         except trio.EndOfChannel:
@@ -154,7 +146,7 @@ class Holder:
         if isinstance(item, RoomMessage) and item.position is None:
             self.typing.heard(item)
             return
-        events = self.log.take(item, until=self.reached)
+        events = self.log.take(item, until=self.membership.reached)
         self.speaker.heard(events)
         if isinstance(item, (Gap, Reset)):
             events += self._after_loss(item)
@@ -173,13 +165,9 @@ class Holder:
         self.events.put((Spoken(message),))
 
     def _note_me(self) -> None:
-        """A guest is another user in each session."""
-        mine = self.membership._member.letters.mine
-        if self.log.me not in mine or len(mine) > 1:
-            present = self.membership.members
-            me = next((user for user in mine if user in present), "") or next(iter(mine), "")
-            self.log.me = me
-            self.typing.know(me)
+        if self.log.me != self.membership.user:
+            self.log.me = self.membership.user
+            self.typing.know(self.log.me)
 
     # One's own messages
 

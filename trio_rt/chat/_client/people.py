@@ -10,15 +10,13 @@ from typing import Any, Final
 import attrs
 
 from ...hub._names import NAME_BYTES, is_name
+from .._words import AVATAR_BYTES
 from ..models import ReadMoved, RoomEvent, User, UserChanged, UserJoined, UserLeft
 
 __all__ = ["SEEN", "People"]
 
 #: Users that are remembered though they are not there.
 SEEN: Final = 10_000
-
-#: The longest address of a picture, in UTF-8.
-_AVATAR_BYTES: Final = 2048
 
 
 class People:
@@ -125,7 +123,7 @@ def _read_info(id: str, info: Any, name: str) -> User:
         id,
         _text(info, "name", NAME_BYTES) or name,
         "away" if info.get("status") == "away" else "online",
-        _text(info, "avatar", _AVATAR_BYTES),
+        _text(info, "avatar", AVATAR_BYTES),
     )
 
 

@@ -201,7 +201,7 @@ class ChatRoom:
         """
         self._holder.check()
         offset = self._last_offset() if message is None else _offset_of("message", message)
-        if offset > max(self._holder.reached, self._last_offset()):
+        if offset > max(self._holder.membership.reached, self._last_offset()):
             raise OptionError("message", "must be one that is in the room", message)
         if offset > self._log.marks.get(self._log.me, 0):
             await self._holder.marker.mark(offset)

@@ -33,9 +33,9 @@ from ...errors import OptionError, Refuse
 from ...hub._names import NAME_BYTES, check_name, is_name
 from ...hub._server.rules import Who
 from ...options import check_flag, check_number
+from .._words import AVATAR_BYTES
 
 __all__ = [
-    "AVATAR_BYTES",
     "GUEST",
     "SERVICE",
     "ChatWho",
@@ -50,8 +50,6 @@ __all__ = [
 SECRET_BYTES: Final = 32
 #: The longest token that is looked at.
 TOKEN_CHARACTERS: Final = 4096
-#: The longest avatar, in UTF-8.
-AVATAR_BYTES: Final = 512
 
 #: How the users of clients without a token begin, and nobody else's.
 GUEST: Final = "guest-"

@@ -10,6 +10,7 @@ import trio
 from ..._ambient import ambient
 from ...chat import Chat, ChatMessage, ChatRoom, User
 from ...errors import Refused, UsageError
+from ...protocol.lifecycle import Phase
 from .commands import HELP, KEYS, Mistake, Order, read_input
 from .desk import Desk
 from .rooms import Rooms, reason
@@ -24,6 +25,10 @@ __all__ = ["Actions"]
 #: Members that `/who` names.
 NAMED: Final = 200
 
+NO_OTHERS: Final = "Nobody else has said anything yet."
+NO_OWN: Final = "You have said nothing yet."
+NONE_FAILED: Final = "Nothing has failed."
+
 
 class Actions:
     """The `Hands` of one chat. What waits for the service is a task of `nursery`."""
@@ -36,6 +41,7 @@ class Actions:
         sender: Sender,
         nursery: trio.Nursery,
         *,
+        changed: Callable[[], None],
         put: Callable[[str], None],
         quit: Callable[[], None],
     ) -> None:
@@ -44,6 +50,7 @@ class Actions:
         self._rooms: Final = rooms
         self._sender: Final = sender
         self._nursery: Final = nursery
+        self._changed: Final = changed
         # Lets something stand in the input line.
         self._put: Final = put
         self._quit: Final = quit
@@ -142,11 +149,11 @@ class Actions:
         )
 
     def _reply(self, tab: Tab, text: str) -> None:
-        if message := self._about(tab, lambda message: not message.mine, "There is nobody's yet."):
+        if message := self._about(tab, lambda message: not message.mine, NO_OTHERS):
             self._say(tab, text, reply=message.offset)
 
     def _edit(self, tab: Tab, text: str) -> None:
-        message = self._about(tab, lambda message: message.mine, "You have said nothing yet.")
+        message = self._about(tab, lambda message: message.mine, NO_OWN)
         if message is None:
             return
         if not text:
@@ -156,13 +163,13 @@ class Actions:
             self._amend(tab, lambda room: room.edit(message, text))
 
     def _delete(self, tab: Tab, _: str) -> None:
-        message = self._about(tab, lambda message: message.mine, "You have said nothing yet.")
+        message = self._about(tab, lambda message: message.mine, NO_OWN)
         if message is not None:
             tab.view.unselect()
             self._amend(tab, lambda room: room.delete(message))
 
     def _react(self, tab: Tab, reaction: str) -> None:
-        message = self._about(tab, lambda message: not message.mine, "There is nobody's yet.")
+        message = self._about(tab, lambda message: not message.mine, NO_OTHERS)
         if message is None:
             return
         me = "" if tab.me is None else tab.me.id
@@ -201,14 +208,11 @@ class Actions:
         tab.view.to_end()
 
     def _retry(self, tab: Tab, _: str) -> None:
-        count = sum(said.retry() for said in tab.failed.values())
-        tab.failed.clear()
+        count = self._rooms.retry(tab)
         tab.timeline.note(f"{count_text(count, 'message')} once more" if count else NONE_FAILED)
 
     def _drop(self, tab: Tab, _: str) -> None:
-        failed = list(tab.failed.values())
-        tab.failed.clear()
-        count = sum(tab.room.dismiss(said) for said in failed) if tab.room is not None else 0
+        count = tab.drop()
         tab.timeline.note(f"{count_text(count, 'message')} dropped" if count else NONE_FAILED)
 
     # What waits
@@ -220,6 +224,8 @@ class Actions:
         self._start(tab, change, tab.room)
 
     def _start(self, tab: Tab, change: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        if self._chat.conn.state.phase is not Phase.CONNECTED:
+            tab.timeline.note("That is done when there is a link.")
         self._nursery.start_soon(self._try, tab, change, *arguments)
 
     async def _try(self, tab: Tab, change: Callable[..., Awaitable[None]], *arguments: Any) -> None:
@@ -231,7 +237,4 @@ class Actions:
             tab.timeline.note(f"That cannot be: {error.field} {error.rule}", "error")
         except trio.ClosedResourceError:
             tab.timeline.note("That was not done: you are not in the room any more.", "error")
-
-
-#: Said where nothing is to be retried, or dropped.
-NONE_FAILED: Final = "Nothing has failed."
+        self._changed()

@@ -123,6 +123,7 @@ class _App:
             rooms,
             sender,
             tasks,
+            changed=changed,
             put=lambda text: face.entry.put(text),
             quit=self._done.set,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -12,7 +12,7 @@ from ...chat import Chat, ChatRoom, Said, Spoken
 from ...errors import OptionError, Refused, UsageError
 from ...protocol.lifecycle import Phase
 from .desk import Desk
-from .tab import Tab
+from .tab import Speech, Tab
 from .text import fit_line
 
 __all__ = ["Rooms", "reason"]
@@ -65,6 +65,7 @@ class Rooms:
         It is shown no more, if there is another one to show.
         """
         tab.leave.set()
+        tab.over = "You have left."
         if len(self._desk.tabs) > 1:
             self._desk.remove(tab)
 
@@ -91,6 +92,14 @@ class Rooms:
         if timeline.first_offset:
             tab.loading = True
             self._nursery.start_soon(self._fetch, tab, tab.room)
+
+    def retry(self, tab: Tab) -> int:
+        """Say once more what has failed: how many messages."""
+        again = [said for said in tab.failed.values() if said.retry()]
+        tab.failed.clear()
+        for said in again:
+            self._nursery.start_soon(self._follow, tab, said)
+        return len(again)
 
     # Within
 
@@ -144,7 +153,7 @@ class Rooms:
 
     async def _listen(self, tab: Tab, room: ChatRoom) -> None:
         with room.events() as events:
-            tab.timeline.merge(each for each in room.messages if each.state == "echoed")
+            tab.fill()
             async for event in events:
                 tab.take(event)
                 is_news = isinstance(event, Spoken) and not event.message.mine
@@ -155,22 +164,24 @@ class Rooms:
     async def _speak(self, tab: Tab, room: ChatRoom, nursery: trio.Nursery) -> None:
         while True:
             while tab.speeches:
-                speech = tab.speeches[0]
-                shown = speech.shown
-                try:
-                    said = await room.say(
-                        shown.content,
-                        kind=shown.kind,
-                        metadata=shown.metadata,
-                        reply_to=speech.reply_to,
-                    )
-                except UsageError as error:
-                    tab.timeline.note(f"Not sent: {error.field} {error.rule}", "error")
-                else:
-                    nursery.start_soon(self._follow, tab, said)
+                said = await self._say(tab, room, tab.speeches[0])
                 tab.speeches.popleft()
+                if said is not None:
+                    nursery.start_soon(self._follow, tab, said)
                 self._changed()
             await tab.speaking.wait()
+
+    async def _say(self, tab: Tab, room: ChatRoom, speech: Speech) -> Said | None:
+        """None if it cannot be said."""
+        shown = speech.shown
+        how: dict[str, Any] = {"metadata": shown.metadata, "reply_to": speech.reply_to}
+        try:
+            return await room.say(shown.content, kind=shown.kind, **how)
+        except UsageError as error:
+            tab.timeline.note(f"Not sent: the {error.field} {error.rule}.", "error")
+        except trio.ClosedResourceError:
+            tab.timeline.note("Not sent: you are not in the room any more.", "error")
+        return None
 
     async def _follow(self, tab: Tab, said: Said) -> None:
         async for state in said.states():

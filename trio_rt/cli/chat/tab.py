@@ -31,7 +31,6 @@ from .status import decision_text
 from .text import fit_line
 from .timeline import Timeline
 from .view import View
-from .words import count_text
 
 __all__ = ["CROWD", "Speech", "Tab"]
 
@@ -106,8 +105,7 @@ class Tab:
     def enter(self, room: ChatRoom) -> None:
         """This user is in it."""
         self.room, self.over = room, ""
-        messages = [message for message in room.messages if message.state == "echoed"]
-        self.timeline.merge(messages)
+        self.fill()
         mark = room.marks.get(room.me.id, 0)
         if mark and room.unread:
             self.timeline.mark_new(mark)
@@ -126,6 +124,12 @@ class Tab:
         self.timeline.new_at = None
         self.view.to_end()
         self.view.unselect()
+
+    def drop(self) -> int:
+        """Show no more what has failed: how many messages."""
+        failed = list(self.failed.values())
+        self.failed.clear()
+        return 0 if self.room is None else sum(map(self.room.dismiss, failed))
 
     def look_at(self, message: ChatMessage) -> None:
         """This message is on the screen, and those before it."""
@@ -156,13 +160,19 @@ class Tab:
                 self._meet(event)
             case Moderated():
                 timeline.note(decision_text(event))
-            case Gap(count):
-                self._merge()
-                timeline.note(f"{count_text(count, 'event')} did not arrive", "error")
+            case Gap():
+                self.fill()
             case Reset():
                 self._begin_anew()
             case _:
                 pass
+
+    def fill(self) -> None:
+        """Take what the room has kept of what was not heard."""
+        kept, last = _stored(self.room), self.timeline.last_offset
+        if last and kept and kept[0].offset > last:
+            self.timeline.note("Some messages did not arrive here.", "error")
+        self.timeline.merge(kept)
 
     # Within
 
@@ -171,18 +181,13 @@ class Tab:
         own = takewhile(lambda message: message.state != "echoed", messages)
         return [*list(own)[::-1], *(speech.shown for speech in self.speeches)]
 
-    def _merge(self) -> None:
-        if self.room is not None:
-            known = [message for message in self.room.messages if message.state == "echoed"]
-            self.timeline.merge(known)
-
     def _begin_anew(self) -> None:
         self.timeline.clear()
         self.timeline.note("The service has begun anew: what was said here before is gone.")
         self.view.to_end()
         self.view.unselect()
         self.seen = 0
-        self._merge()
+        self.fill()
 
     def _react(self, event: Reacted) -> None:
         message = self.timeline.get(event.offset)
@@ -203,3 +208,8 @@ class Tab:
         else:
             verb = "joined" if isinstance(event, UserJoined) else "left"
             self.timeline.note(f"{name} {verb}", "presence")
+
+
+def _stored(room: ChatRoom | None) -> list[ChatMessage]:
+    """The messages of a room that are in their place."""
+    return [message for message in room.messages if message.state == "echoed"] if room else []

@@ -6,6 +6,7 @@ something to draw; what did not change on the screen it does not send.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -39,6 +40,8 @@ class Terminal:
         screen = Screen(bracketed_paste_mode=True, focus_reporting=True)
         if not colours:
             screen.set_terminal_properties(colors=1)
+        elif "256color" in os.environ.get("TERM", ""):  # which urwid 2 does not believe
+            screen.set_terminal_properties(colors=256)
         self._focus: Final = focus
         self._due: Final = due
         self._events: Final = urwid.TrioEventLoop()

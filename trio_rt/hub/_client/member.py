@@ -61,6 +61,8 @@ class Member:
         self.calls: Final = Calls(conn)
         #: Whether the hub has this member, as far as is known.
         self.joined = False
+        #: As whom the hub has it; a guest is another user in each session.
+        self.user = ""
         #: Of what the consumer took last.
         self.position = Position("", 0)
         self.letters: Final = Letters(conn, as_)
@@ -239,6 +241,7 @@ class Member:
     def _on_joined(self, event: Event) -> None:
         self.desk.note(self.room, entered=True)
         if event.user:
+            self.user = event.user
             self.letters.mine.add(event.user)
         self._look(event)
         if not self._entered:

@@ -46,6 +46,16 @@ class Membership(trio.abc.ReceiveChannel[RoomItem[T_co]], Generic[T_co]):
         return self._member.joined
 
     @property
+    def user(self) -> str:
+        """As whom the hub has this member: a guest is another user in each session."""
+        return self._member.user
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is something in the log that is still to come."""
+        return self._member.follow.behind
+
+    @property
     def members(self) -> Mapping[str, Any]:
         """Who is present, this user included, with what the hub says of each.
 
@@ -67,6 +77,13 @@ class Membership(trio.abc.ReceiveChannel[RoomItem[T_co]], Generic[T_co]):
     def position(self) -> Position:
         """Of the message that was received last: `since=position` gives what came after it."""
         return self._member.position
+
+    @property
+    def reached(self) -> int:
+        """The offset up to which all was received, or told by a `Gap`."""
+        if self._member.channel.has_places:
+            return self.position.offset
+        return self._member.follow.cursor
 
     # The channel
 
