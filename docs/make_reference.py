@@ -13,7 +13,6 @@ import attrs
 import msgspec
 
 import trio_rt
-import trio_rt.http
 import trio_rt.chat
 import trio_rt.http
 import trio_rt.hub
@@ -38,6 +37,15 @@ KINDS = ("Functions", "Classes", "Options and values", "Exceptions", "Types")
 WORDS = {
     "AcceptHook": "`async (Handshake) -> identity`; it may raise `Refuse`.",
     "HttpHandler": "`async (HttpRequest) -> HttpResponse`; it may raise `Refuse`.",
+    "PAGE": "The files of the chat's page, for a `hub.Site`.",
+    "PAGE_POLICY": "The `Content-Security-Policy` for them.",
+    "Action": "What is decided about a user: `mute`, `unmute`, `ban`, `unban` or `role`.",
+    "Authorize": "An async function of an `HttpRequest`: the user who may upload, or None.",
+    "Kind": "What is said: `text`, `image` or `file`.",
+    "MessageState": "Where a message is: `queued`, `sent`, `acked`, `echoed` or `failed`.",
+    "Role": "What a user is in a room: `owner`, `member` or `reader`.",
+    "Status": "How a user is seen: `online`, `away` or `offline`.",
+    "RoomEvent": "What an `EventStream` gives.",
     "Lagging": "What becomes of a peer that does not keep up: `gap` or `close`.",
     "Since": "Where `open_room()` begins: a `Position`, `start`, so many messages, or None for now.",
     "Way": "Which way `Broker.page` goes: `after` or `before`.",
@@ -86,7 +94,30 @@ INTERNAL = {
         for name in vars(trio_rt.hub.Broker)
     ),
     *(f"Hub.{name}" for name in ("append", "close", "enter", "leave", "look", "new_id")),
-    *("Hub.page", "Hub.run"),
+    *("Hub.page", "Hub.run", "Hub.perform", "Hub.devices", "Hub.describe", "Hub.identify"),
+    *("EventStream.put", "EventStream.end", "Said.moved", "Said.end", "Upload.progress"),
+    *(
+        f"FileStore.{name}"
+        for name in ("ask", "begin", "expires_at", "find", "find_upload", "receive", "terminate")
+    ),
+    *("Membership.is_behind", "Membership.reached", "Membership.command"),
+    *(
+        f"ChatRules.{name}"
+        for name in (
+            "who",
+            "may_join",
+            "may_publish",
+            "may_read",
+            "may_see",
+            "standing",
+            "is_above",
+        )
+    ),
+    *(
+        f"{standings}.{name}"
+        for standings in ("MemoryStandings", "SqliteStandings")
+        for name in ("get", "set", "banned", "open", "aclose", "changed")
+    ),
     *("Crew.open", "Crew.aclose", "Budget.deposit", "Budget.spend", "Budget.left"),
     *(
         "Gate.leave",

@@ -364,7 +364,7 @@ async def test_commands(tmp_path: Path) -> None:
         await screen.enter("I am")
         await screen.shows("failed: you are muted")
         await screen.enter("/drop")
-        await screen.shows("1 message dropped", no="failed")
+        await screen.shows("1 message dropped", no="failed: ")
 
 
 async def test_files_and_tokens(tmp_path: Path) -> None:
