@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import unicodedata
 from datetime import date
 from typing import Any
@@ -23,6 +24,7 @@ from trio_rt.chat import (
     UserJoined,
 )
 from trio_rt.cli._chat_command import chat_urls
+from trio_rt.cli.chat.app import _log_to
 from trio_rt.cli.chat.commands import HELP, KEYS, Mistake, Order, completed, read_input
 from trio_rt.cli.chat.desk import Desk
 from trio_rt.cli.chat.entry import Entry, Recall
@@ -627,6 +629,17 @@ def test_connection_in_words() -> None:
     line = status_line((("bar.good", "online"),), Work(2, (("a.png", 43),)), "why " * 30, 60)
     assert plain(line).startswith(" online   2 queued   a.png 43 %   why why")
     assert line_width(line) <= 60
+
+
+def test_log_on_the_screen() -> None:
+    """What the library logs is a note in the room that is shown, and not on the terminal."""
+    desk, changes = Desk(), []
+    desk.add("lobby")
+    with _log_to(desk, lambda: changes.append(1)):
+        logging.getLogger("trio_rt.chat").warning("the profile was refused: %s", "\x1b[2J")
+    assert changes == [1]
+    lines = desk.tabs[0].view.lines(LOOK, 5)
+    assert plain(lines[0]).endswith("the profile was refused: \\x1b[2J")
 
 
 def test_decisions_in_words() -> None:

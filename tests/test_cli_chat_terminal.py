@@ -365,6 +365,8 @@ async def test_commands(tmp_path: Path) -> None:
         await screen.shows("failed: you are muted")
         await screen.enter("/drop")
         await screen.shows("1 message dropped", no="failed: ")
+        await screen.keys("C-d")
+        assert await screen.ends() == 0
 
 
 async def test_files_and_tokens(tmp_path: Path) -> None:

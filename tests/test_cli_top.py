@@ -471,9 +471,10 @@ class Terminal:
     async def ends(self) -> int:
         """The exit status of what ran in it, when it has ended."""
         words = "display-message", "-p", "-t", "top", "#{pane_dead} #{pane_dead_status}"
-        while not (state := await self.do(*words)).startswith("1 "):
+        while len(state := (await self.do(*words)).split()) < 2:
+            await self.do("run-shell", "-b", "true")  # tmux looks for its dead then
             await trio.sleep(0.05)
-        return int(state.split()[1])
+        return int(state[1])
 
 
 @asynccontextmanager

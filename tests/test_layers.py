@@ -194,7 +194,6 @@ LAYERS = [
     {"chat._service.moderation"},
     {"chat._service.service"},
     {"chat"},
-    {"page"},
     {"testing"},
     {"cli"},
 ]
@@ -291,7 +290,7 @@ def test_the_core_does_no_io(module: str) -> None:
 
 def test_extras_are_imported_where_they_are_used() -> None:
     """What is imported without an extra brings in no optional package."""
-    optional = {"click", "rich", "httpx2", "opentelemetry", "coredis", "jwt"}
+    optional = {"click", "rich", "httpx2", "opentelemetry", "coredis", "urwid", "jwt"}
     code = f"import trio_rt, trio_rt.hub, sys; print(sorted({optional!r} & set(sys.modules)))"
     import subprocess
 

@@ -15,7 +15,7 @@ import trio
 
 import trio_rt
 from trio_rt import HttpRequest, SessionLimits
-from trio_rt.chat import ChatService, open_chat_service
+from trio_rt.chat import PAGE, PAGE_POLICY, ChatService, open_chat_service
 from trio_rt.chat._service.file_routes import authorize_by, file_routes
 from trio_rt.chat._service.files import FileStore
 from trio_rt.hub import LogLimits, MemoryBroker, Site
@@ -35,7 +35,6 @@ __all__ = [
     "sign_in",
 ]
 
-PAGE: Final = Path(trio_rt.__file__).parent / "page"
 PHONE: Final = (390, 844)
 SECRET: Final = "a secret of the tests, of 32 bytes"
 
@@ -113,8 +112,9 @@ async def open_chat_world(
         async def authorize(request: HttpRequest) -> str | None:
             return await known(request) or ("guests" if guests_upload else None)
 
-        site = Site(file_routes(FileStore(folder / "files"), authorize), PAGE)
-        more: dict[str, Any] = {"http": site, "session": SessionLimits(keep_s=keep_s)}
+        routes = file_routes(FileStore(folder / "files"), authorize)
+        site = Site(routes, PAGE, policy=PAGE_POLICY)
+        more: dict[str, Any] = {"path": "/ws", "http": site, "session": SessionLimits(keep_s=keep_s)}
         start = partial(trio_rt.serve, service, "127.0.0.1", 0, accept=service.accept, **more)
         server = await nursery.start(start)
         relay = await nursery.start(partial(serve_relay, "127.0.0.1", server.port))

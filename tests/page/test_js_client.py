@@ -510,6 +510,29 @@ async def test_servers_that_cannot_bear_the_offer() -> None:
 
 
 @requires("node")
+async def test_a_server_that_has_welcomed() -> None:
+    """It is offered a session for ever, also after it has refused with 400."""
+    with trio.fail_after(LIMIT_S):
+        (found,) = await results(script("hostile.js", "welcomed"))
+    assert found["offers"] == ["trio-rt.plain,trio-rt.v1+json"] * 4
+    assert found["items"] == ["good", "reset", "good"]
+
+
+@requires("node")
+async def test_what_comes_before_the_first_stream() -> None:
+    """It is kept, and is for all the streams that are opened together."""
+
+    async def handler(peer: Peer) -> None:
+        await peer.send("one", 1)
+        await peer.send("two", 2)
+        await trio.sleep_forever()
+
+    async with serving(handler) as (server, _, _nursery):
+        (found,) = await results(script("scenes.js", "lobby", server.url))
+    assert found == {"heard": [1, 2]}
+
+
+@requires("node")
 async def test_what_ends_a_connection() -> None:
     """Close codes and statuses that would come again end it; after others it dials again."""
     with trio.fail_after(LIMIT_S):

@@ -283,7 +283,7 @@ async def test_leaving_a_room(tmp_path: Path) -> None:
         await bob.type("garden", "#join-name")
         await bob.press("Enter")
         await bob.eval("document.querySelector('[aria-label=\"Leave lobby\"]').click()")
-        assert await bob.eval("document.querySelectorAll('.room').length") == 1
+        await bob.wait("document.querySelectorAll('.room').length === 1")
         await say(ada, "meanwhile")
         await bob.type("lobby", "#join-name")
         await bob.press("Enter")

@@ -175,7 +175,7 @@ function wrongWith(name, room, token) {
 
 function start(room) {
   app.hub?.close();
-  const url = new URL(".", location.href);
+  const url = new URL("ws", location.href);
   url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
   app.room = null;
   app.hub = new Hub(url.href, { name: app.name, token: app.token, changed });

@@ -129,6 +129,32 @@ async function unbearable() {
   }
 }
 
+/** A server that has welcomed is always offered a session, also when it refuses for a while. */
+async function welcomed() {
+  const offers = [];
+  const verifyClient = ({ req }, answer) => {
+    const number = offers.push(req.headers["sec-websocket-protocol"] ?? "");
+    answer(number === 1 || number > 3, 400);
+  };
+  const serve = (socket, number) =>
+    socket.once("message", () => {
+      socket.send(WELCOME);
+      socket.send(GOOD);
+      if (number === 1) setTimeout(() => socket.terminate(), 20);
+    });
+  const { server, url } = await listen(serve, { handleProtocols: pick, verifyClient });
+  const { conn } = open(url);
+  const stream = conn.subscribe("good");
+  const items = [];
+  while (items.length < 3) {
+    const { value } = await stream.next();
+    items.push(value.type ?? value.kind);
+  }
+  await conn.close();
+  server.close();
+  say({ offers, items });
+}
+
 /** What ends a connection, and what does not. */
 async function ends() {
   for (const code of [1000, 1002, 1003, 1008, 1011, 3500, 4000, 4401, 4409, 4500]) {
@@ -192,4 +218,4 @@ async function noise() {
   say(counts);
 }
 
-await play({ noise, illegal, page, unbearable, ends });
+await play({ noise, illegal, page, unbearable, welcomed, ends });

@@ -206,6 +206,18 @@ async function knock(url, token) {
   say({ error, phase });
 }
 
+/** What comes before the first stream is opened is for all that are opened together. */
+async function lobby(url) {
+  const { conn } = open(url);
+  while (conn.state.phase !== "connected") await sleep(5);
+  await sleep(100);
+  const streams = ["one", "two"].map((type) => conn.subscribe(type));
+  const heard = [];
+  for (const stream of streams) heard.push((await stream.next()).value.payload);
+  await conn.close();
+  say({ heard });
+}
+
 /** In which order messages leave, of each priority and order. */
 async function lanes() {
   const outbox = new Outbox();
@@ -273,4 +285,4 @@ async function misuse(url) {
   say({ kinds, phase, cause, done, asked: await asked, outcome: (await outcome).kind });
 }
 
-await play({ talk, ask, regret, outlive, dawdle, drain, plain, idle, knock, lanes, online, misuse });
+await play({ talk, ask, regret, outlive, dawdle, drain, plain, idle, knock, lanes, lobby, online, misuse });

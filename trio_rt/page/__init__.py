@@ -1,1 +1,0 @@
-"""What a browser is given: the client in JavaScript, and a page."""
