@@ -6,8 +6,8 @@ Prints:
     the page: 200 text/html; charset=utf-8
     ada may not enter staff: no_room
     ada has uploaded notes.txt
-    ada: my notes, notes.txt
-    program: thank you, ada
+    program: the office opens at nine
+    ada has shared notes.txt
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from trio_rt.chat import (
     ChatRules,
     ChatService,
     FileStore,
-    Spoken,
     authorize_by,
     file_routes,
     open_chat,
@@ -74,23 +73,17 @@ async def share(chat: Chat, base: str, token: str) -> None:
         stored = await upload.file()
     print("ada has uploaded", stored.name)
     async with chat.room("lobby") as room:
-        with room.events() as events:
-            await room.say(**stored.to_say())
-            async for event in events:
-                if isinstance(event, Spoken):
-                    message = event.message
-                    if message.kind == "file":
-                        print(f"{message.user.name}: my notes, {message.metadata['name']}")
-                    else:
-                        print(f"{message.user.name}: {message.content}")
-                        return
+        for message in room.messages:
+            print(f"{message.user.name}: {message.content}")
+        said = await room.say(**stored.to_say())
+        await said.wait_acked()
+        print("ada has shared", said.message.metadata["name"])
 
 
-async def thank(service: ChatService) -> None:
+async def announce(service: ChatService) -> None:
     """The program is no client: what it says goes straight into the room."""
-    while not (await service.hub.history("lobby")).items:
-        await trio.sleep(0.05)
-    await service.hub.publish("lobby", {"content": "thank you, ada"}, type="text", user="program")
+    announcement = {"content": "the office opens at nine"}
+    await service.hub.publish("lobby", announcement, type="text", user="program")
 
 
 async def main(directory: Path) -> None:
@@ -110,7 +103,7 @@ async def main(directory: Path) -> None:
         server: trio_rt.Server = await nursery.start(serve)
         base = server.url.replace("ws:", "http:")
         await look_at_the_page(base)
-        nursery.start_soon(thank, service)
+        await announce(service)
         token = sign_token(SECRET, "ada")
         credentials = trio_rt.Credentials(token=token)
         async with open_chat(f"{server.url}/ws", credentials=credentials) as chat:

@@ -214,9 +214,9 @@ class Scene:
                         self.acting -= 1
                         self.story.views.append(view)
                         await self.over.wait()
-                        nursery.cancel_scope.cancel()
-                        return
                     nursery.cancel_scope.cancel()
+            if not left:
+                return
 
     async def _read(self, view: View) -> None:
         with view.room.events(capacity=100_000) as events:

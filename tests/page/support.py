@@ -114,7 +114,11 @@ async def open_chat_world(
 
         routes = file_routes(FileStore(folder / "files"), authorize)
         site = Site(routes, PAGE, policy=PAGE_POLICY)
-        more: dict[str, Any] = {"path": "/ws", "http": site, "session": SessionLimits(keep_s=keep_s)}
+        more: dict[str, Any] = {
+            "path": "/ws",
+            "http": site,
+            "session": SessionLimits(keep_s=keep_s),
+        }
         start = partial(trio_rt.serve, service, "127.0.0.1", 0, accept=service.accept, **more)
         server = await nursery.start(start)
         relay = await nursery.start(partial(serve_relay, "127.0.0.1", server.port))

@@ -77,12 +77,13 @@ async def run_chat_demo(plan: ChatPlan) -> int:
         store = FileStore(directory)
         async with open_chat_service(anonymous=True) as service, trio.open_nursery() as nursery:
             server: Server = await nursery.start(partial(_serve, service, store, plan.port))
-            async with _way_in(server, plan) as url:
+            async with _way_in(server, plan) as url, trio.open_nursery() as talking:
                 _tell(server, plan)
                 for name in sorted({name for name, _ in SCRIPT}):
-                    nursery.start_soon(_take_part, url, name, plan)
+                    talking.start_soon(_take_part, url, name, plan)
                 with trio.move_on_after(plan.seconds or float("inf")):
                     await trio.sleep_forever()
+                talking.cancel_scope.cancel()
             nursery.cancel_scope.cancel()
     return 0
 

@@ -57,9 +57,9 @@ async function ask(url, count, exchanges, parts) {
   const aborted = await conn.request("sleep", null, { signal }).catch(({ kind }) => kind);
   const early = [];
   for await (const { payload } of conn.exchange("story", 1000)) if (early.push(payload) === 3) break;
-  const served = (await conn.request("ended")).payload;
+  const asleep = (await conn.request("asleep")).payload;
   await conn.close();
-  say({ replies, told, refused, failed, late, aborted, early, served, links: links(states) });
+  say({ replies, told, refused, failed, late, aborted, early, asleep, links: links(states) });
 }
 
 /** What is taken back while nobody hears it, and what is done with it offline. */
