@@ -129,13 +129,13 @@ class Handlers:
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
 
+        def abort(_: object) -> trio.lowlevel.Abort:
+            # `run()` may have been woken just before, and will look for idle ones once more.
+            self._idle.remove(worker)
+            return trio.lowlevel.Abort.SUCCEEDED
+
         self._idle.append(worker)
-        await trio.lowlevel.wait_task_rescheduled(_abort)
-
-
-def _abort(_: object) -> trio.lowlevel.Abort:
-    """Cancelled: all are, and nobody looks for the idle ones any more."""
-    return trio.lowlevel.Abort.SUCCEEDED
+        await trio.lowlevel.wait_task_rescheduled(abort)
 
 
 def _conclude(job: Inquiry) -> None:
