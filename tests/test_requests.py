@@ -577,6 +577,27 @@ async def test_serving_ends_with_the_connection() -> None:
     await scene.conn.serve_requests(echo)
 
 
+@virtual
+async def test_cancelled_just_as_the_peer_ends() -> None:
+    """The task that hands out has been woken, the tasks without work are cancelled: none of
+    them is woken by both.
+    """
+    async with open_scene() as scene:
+        scope = trio.CancelScope()
+
+        async def serve() -> None:
+            with scope:
+                await scene.peer.serve_requests(echo, "t")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            assert (await scene.conn.request("t", 1)).payload == 1
+            await wait_all_tasks_blocked()
+            scene.peer._session.requests.end()
+            scope.cancel()
+    assert scope.cancel_called
+
+
 # Deadlines and cancelling
 
 
