@@ -66,8 +66,8 @@ class Ear:
 
     def __init__(self) -> None:
         self.items: list[Item] = []
-        #: ("present", room, who), ("absent", room, device), ("marked", room, user, offset),
-        #: ("lost", room) and ("item", room, offset, body).
+        #: ("present", room, who), ("absent", room, device), or ("gone", room, device) for good,
+        #: ("marked", room, user, offset), ("lost", room) and ("item", room, offset, body).
         self.heard: list[tuple[object, ...]] = []
         self._news = trio.Event()
 
@@ -78,8 +78,8 @@ class Ear:
     def present(self, room: str, who: Present) -> None:
         self._hear("present", room, who)
 
-    def absent(self, room: str, device: str) -> None:
-        self._hear("absent", room, device)
+    def absent(self, room: str, device: str, for_good: bool) -> None:
+        self._hear("gone" if for_good else "absent", room, device)
 
     def marked(self, room: str, user: str, offset: int) -> None:
         self._hear("marked", room, user, offset)

@@ -88,9 +88,9 @@ class FaultyBroker(MemoryBroker):
         self._check("enter")
         super().enter(room, who)
 
-    def leave(self, room: str, device: str) -> None:
+    def leave(self, room: str, device: str, *, for_good: bool = False) -> None:
         self._check("leave")
-        super().leave(room, device)
+        super().leave(room, device, for_good=for_good)
 
     def mark(self, room: str, user: str, offset: int) -> None:
         self._check("mark")

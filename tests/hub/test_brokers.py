@@ -519,8 +519,8 @@ async def test_devices_enter_and_leave(store: Store) -> None:
         assert ("absent", "r", "ann/2") not in ear.heard
         broker.leave("r", "unknown")
         broker.leave("unknown", "ann/2")
-        broker.leave("r", "ann/2")
-        await ear.hears("absent", "r", "ann/2")
+        broker.leave("r", "ann/2", for_good=True)
+        await ear.hears("gone", "r", "ann/2")
         assert list((await node.watch("r")).present) == []
 
 

@@ -368,7 +368,7 @@ async def test_marks() -> None:
 
 @virtual
 async def test_presence() -> None:
-    """Who joins is told at once, who leaves behind the grace."""
+    """Who joins is told at once, and who leaves; who is gone, behind the grace."""
     async with open_house() as house:
         (anna,) = await enter(house, "anna")
         bob = await house.enter("bob")
@@ -395,8 +395,12 @@ async def test_several_devices() -> None:
         assert len(anna.of("r", "presence")) == seen
         assert house.hub.users("r") == ["anna", "bob"]
         await second.ask(LEAVE, room="r")
-        await trio.sleep(GRACE_S + 1)
+        await settle()
         assert anna.of("r", "presence")[-1].left == ["bob"]
+        await second.join("r")
+        await settle()
+        assert names(anna.of("r", "presence")[-1].joined) == ["bob"]
+        assert house.hub.users("r") == ["anna", "bob"]
 
 
 @virtual

@@ -116,7 +116,7 @@ from trio_rt.hub.brokers.redis import RedisBroker
 class Ear:
     def item(self, item): print("item", item.offset, item.body.decode(), flush=True)
     def present(self, room, who): print("present", who.device, flush=True)
-    def absent(self, room, device): print("absent", device, flush=True)
+    def absent(self, room, device, for_good): print("absent", device, flush=True)
     def marked(self, room, user, offset): pass
     def lost(self, room): print("lost", room, flush=True)
 
@@ -885,19 +885,26 @@ def test_only_the_last_word_on_a_device_goes() -> None:
     """Who came and went before the store knew is not told of; who is refused is tried again."""
     q = queue()
     q.enter("r", ANN)
-    q.leave("r", ANN.device)
+    q.leave("r", ANN.device, for_good=True)
     assert q.empty
     q.enter("r", ANN)
     first = q.take(9, 10_000)
     assert first.devices == {("r", "ann/1"): ANN}
-    q.leave("r", ANN.device)
+    q.leave("r", ANN.device, for_good=True)
     q.lost(first)
     second = q.take(9, 10_000)
     assert second.devices == {("r", "ann/1"): None}
     q.settle(second, [], failed=list(second.devices))
     assert q.empty
     q.retry()
-    assert q.take(9, 10_000).devices == {("r", "ann/1"): None}
+    third = q.take(9, 10_000)
+    assert third.devices == {("r", "ann/1"): None}
+    assert third.for_good == second.for_good == {("r", "ann/1")}
+    q.settle(third, [])
+    q.enter("r", ANN)
+    q.settle(q.take(9, 10_000), [])
+    q.leave("r", ANN.device, for_good=False)
+    assert not q.take(9, 10_000).for_good
 
 
 def test_marks_are_bounded_and_only_the_farthest_goes() -> None:

@@ -65,6 +65,17 @@ def test_who_is_back_within_the_grace() -> None:
     assert (told(roster), roster.count) == (({}, []), 1)
 
 
+def test_leaving_for_good() -> None:
+    """Who says so and has no other device has left at once, and may come back."""
+    roster = opened(ANNA, Present("anna", "a2", b"1"))
+    roster.absent("a2", 0.0, for_good=True)
+    assert told(roster) == ({}, [])
+    roster.absent("a1", 0.0, for_good=True)
+    assert (told(roster), roster.count, roster.due) == (({}, ["anna"]), 0, math.inf)
+    roster.enter(ANNA, 1.0)
+    assert told(roster) == ({"anna": b"1"}, [])
+
+
 def test_new_info() -> None:
     """It is told as a join, once."""
     roster = opened(ANNA)
@@ -185,7 +196,7 @@ DEVICES = [(user, f"{user}{number}") for user in "ab" for number in (1, 2)]
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("enter"), st.sampled_from(DEVICES), st.sampled_from([b"1", b"2"])),
-        st.tuples(st.just("leave"), st.sampled_from(DEVICES)),
+        st.tuples(st.just("leave"), st.sampled_from(DEVICES), st.booleans()),
         st.tuples(st.just("wait"), st.sampled_from([1.0, 9.0, 10.0])),
         st.tuples(st.just("lose"), st.integers(0, 4)),
         st.tuples(st.just("look"), st.integers(0, 3)),
@@ -207,14 +218,14 @@ def test_against_the_truth(steps: list[tuple[Any, ...]]) -> None:
     known: dict[str, bytes] = {}
     now, deaf, late, snapshot = 0.0, 0, 0, None
 
-    def hear(event: Present | str) -> None:
+    def hear(event: Present | str, *, for_good: bool = False) -> None:
         nonlocal deaf
         if deaf:
             deaf -= 1
             if not deaf:
                 roster.doubt()  # the last loss is said behind it
         elif isinstance(event, str):
-            roster.absent(event, now)
+            roster.absent(event, now, for_good=for_good)
         else:
             roster.enter(event, now)
 
@@ -237,7 +248,7 @@ def test_against_the_truth(steps: list[tuple[Any, ...]]) -> None:
         elif step[0] == "leave":
             device = step[1][1]
             if truth.pop(device, None):
-                hear(device)
+                hear(device, for_good=step[2])
         elif step[0] == "wait":
             now += step[1]
             roster.tick(now)

@@ -144,7 +144,7 @@ class UserJoined:
 
 @attrs.frozen
 class UserLeft:
-    """A user's last device is gone, and its grace is over."""
+    """A user has left with the last device; or that was lost, and the grace is over."""
 
     user: User
 

@@ -135,8 +135,11 @@ class Sink(Protocol):
     def present(self, room: str, who: Present) -> None:
         """A device has entered, or has new `info`."""
 
-    def absent(self, room: str, device: str) -> None:
-        """A device has left, or its node has died. It may not have been there."""
+    def absent(self, room: str, device: str, for_good: bool) -> None:
+        """A device has left, or its node has died. It may not have been there.
+
+        `for_good`: it has said so, and is not expected back.
+        """
 
     def marked(self, room: str, user: str, offset: int) -> None:
         """A user has read up to `offset`."""
@@ -232,8 +235,11 @@ class Broker(abc.ABC):
         """
 
     @abc.abstractmethod
-    def leave(self, room: str, device: str) -> None:
-        """A device of this node is not in the room any more. Does not wait."""
+    def leave(self, room: str, device: str, *, for_good: bool = False) -> None:
+        """A device of this node is not in the room any more. Does not wait.
+
+        `for_good`: as it wished. Who hears of it by a new snapshot does not hear that.
+        """
 
     @abc.abstractmethod
     def mark(self, room: str, user: str, offset: int) -> None:

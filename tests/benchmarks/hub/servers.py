@@ -1,8 +1,8 @@
 """The servers under test: `python -m tests.benchmarks.hub.servers KIND`.
 
 Each runs on a core of its own, prints its port, and answers each line on stdin with the
-seconds of CPU that it has used and its resident bytes. Whatever a member says to the room `r` is told to all
-members, the sayer included.
+seconds of CPU that it has used and its resident bytes. Whatever a member says to the room `r` is
+told to all members, the sayer included. None of them pings: the crowd answers no pings.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def ours() -> None:
             await trio.sleep_forever()
 
     async def _serve(rooms: Any, limits: Any, *, task_status: Any) -> None:
-        await trio_rt.serve(rooms, "127.0.0.1", 0, limits=limits, task_status=task_status)
+        await trio_rt.serve(
+            rooms, "127.0.0.1", 0, limits=limits, liveness=None, task_status=task_status
+        )
 
     trio.run(main)
 
@@ -158,7 +160,8 @@ def websockets() -> None:
             members.discard(member)
 
     async def main() -> None:
-        async with serve(handler, "127.0.0.1", 0, compression=None, backlog=4096) as server:
+        options: dict[str, Any] = {"compression": None, "backlog": 4096, "ping_interval": None}
+        async with serve(handler, "127.0.0.1", 0, **options) as server:
             _started(next(iter(server.sockets)).getsockname()[1])
             await asyncio.get_running_loop().create_future()
 
@@ -172,7 +175,7 @@ def socketio() -> None:
     import socketio as package
     import uvicorn
 
-    server = package.AsyncServer(async_mode="asgi", cors_allowed_origins="*")
+    server = package.AsyncServer(async_mode="asgi", cors_allowed_origins="*", ping_interval=3600)
 
     async def connect(sid: str, environ: Any) -> None:
         await server.enter_room(sid, "r")
@@ -184,7 +187,13 @@ def socketio() -> None:
     server.on("say", say)
     app = package.ASGIApp(server)
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=0, log_level=logging.CRITICAL, loop="uvloop", backlog=4096
+        app,
+        host="127.0.0.1",
+        port=0,
+        log_level=logging.CRITICAL,
+        loop="uvloop",
+        backlog=4096,
+        ws_ping_interval=None,
     )
 
     async def main() -> None:

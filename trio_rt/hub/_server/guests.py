@@ -44,10 +44,10 @@ class Guests:
         """A user's devices."""
         return [guest for guest in self._guests if guest.who.user == user]
 
-    def absent(self, guest: Guest, room: str) -> None:
+    def absent(self, guest: Guest, room: str, *, for_good: bool) -> None:
         """It is in that room no more."""
         with suppress(BrokerError):  # it expires there
-            self._broker.leave(room, guest.device)
+            self._broker.leave(room, guest.device, for_good=for_good)
 
     def describe(self, user: str, info: Any) -> int:
         """As `Hub.describe`."""
@@ -64,7 +64,7 @@ class Guests:
     def identify(self, guest: Guest, who: Who) -> None:
         """As `Hub.identify`."""
         for room in guest.rooms:
-            self.absent(guest, room)
+            self.absent(guest, room, for_good=True)
         guest.become(who, self._new_id())
         guest.is_identified = True
         self._show(guest)
@@ -83,4 +83,4 @@ class Guests:
             self._show(guest)
         else:
             for room in guest.rooms:
-                self.absent(guest, room)
+                self.absent(guest, room, for_good=False)

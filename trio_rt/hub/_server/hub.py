@@ -106,7 +106,7 @@ class Hub:
             await self._attend(guest)
         finally:
             for room in list(guest.rooms.values()):
-                self.leave(guest, room)
+                self.leave(guest, room, for_good=False)
             self.teller.forget(guest)
             self._guests.remove(guest)
 
@@ -130,11 +130,11 @@ class Hub:
             guest.rooms[name] = room
         return room
 
-    def leave(self, guest: Guest, room: Room) -> None:
-        """Make `guest` no member any more."""
+    def leave(self, guest: Guest, room: Room, *, for_good: bool = True) -> None:
+        """Make `guest` no member any more: for good unless it is only gone."""
         del guest.rooms[room.name]
         room.leave(guest)
-        self._guests.absent(guest, room.name)
+        self._guests.absent(guest, room.name, for_good=for_good)
         self._rooms.release(room)
 
     def look(self, name: str) -> AbstractAsyncContextManager[Room]:

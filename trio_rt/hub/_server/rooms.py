@@ -128,12 +128,13 @@ class Rooms:
             self._watch_grace(found, now)
             found.notice()
 
-    def absent(self, room: str, device: str) -> None:
+    def absent(self, room: str, device: str, for_good: bool) -> None:
         found = self._rooms.get(room)
         if found is not None:
             now = trio.current_time()
-            found.roster.absent(device, now)
+            found.roster.absent(device, now, for_good=for_good)
             self._watch_grace(found, now)
+            found.notice()
 
     def marked(self, room: str, user: str, offset: int) -> None:
         found = self._rooms.get(room)

@@ -2,7 +2,7 @@
 
 A user joins with the first device and has left after the last one and `grace_s`
 without another. So a link that is cut and dialled again, or a page that is loaded
-again, is no news. The same roster can be told the truth anew (`replace`), after
+again, is no news. There is no grace where the last one left as it wished. The same roster can be told the truth anew (`replace`), after
 which only what really differs is news.
 
 Until the first `replace` nothing is known, and the last word on each device is kept: it
@@ -92,12 +92,12 @@ class Roster:
             self._info[user] = who.info
             self.news.join(user, who.info)
 
-    def absent(self, device: str, now: float) -> None:
+    def absent(self, device: str, now: float, *, for_good: bool = False) -> None:
         """A device is gone; it may not have been there."""
         if self._early is not None:
             self._early[device] = None
             return
-        self._drop(device, now)
+        self._drop(device, now, for_good=for_good)
 
     def tick(self, now: float) -> None:
         """Users whose grace is over have left."""
@@ -127,12 +127,17 @@ class Roster:
         """
         self._early = {}
 
-    def _drop(self, device: str, now: float) -> None:
+    def _drop(self, device: str, now: float, *, for_good: bool = False) -> None:
         user = self._user_of.pop(device, None)
         if user is None:
             return
         devices = self._devices[user]
         devices.discard(device)
-        if not devices:
-            del self._devices[user]
+        if devices:
+            return
+        del self._devices[user]
+        if for_good:
+            del self._info[user]
+            self.news.leave(user)
+        else:
             self._leaving[user] = now + self._grace_s

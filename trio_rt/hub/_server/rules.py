@@ -91,7 +91,7 @@ class HubLimits:
     #: Rooms with more users do not tell who comes and goes, and give a count for a list: what
     #: everybody is told of everybody grows by the square.
     presence_users: float = 500
-    #: How long a user without a device is still present.
+    #: How long a user is still present whose last device was lost: not of who leaves.
     grace_s: float = 10.0
 
     def __attrs_post_init__(self) -> None:

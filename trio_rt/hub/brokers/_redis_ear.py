@@ -172,7 +172,7 @@ class Ear:
         elif told.who is not None:
             self._sink.present(name, told.who)
         elif told.kind == b"a":
-            self._sink.absent(name, told.device)
+            self._sink.absent(name, told.device, told.for_good)
         else:
             self._lost_room(watched)
 

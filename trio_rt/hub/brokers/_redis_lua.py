@@ -19,7 +19,8 @@ a name: whatever is in a name, it cannot make one key look like another.
 An entry of the bus has the fields r (the room), h ("kind g n c ...") and more by kind:
 
     i  a message: h goes on with epoch, offset, ms; b body; then, where there are, u only, x but
-    e  a device is there: d, v as in the roster.   a  it is not: d
+    e  a device is there: d, v as in the roster
+    a  it is not: h goes on with 1 if it left as it wished, or 0; d
     m  a mark: h goes on with the offset; u        z  the room has a new epoch
 
 The bus's counter n is consecutive, so that a reader knows exactly whether it has missed
@@ -204,7 +205,7 @@ end
 #   a room key body only but     append -> {epoch, offset, ms, healed}
 #   p room body only but         pass
 #   e room device value          enter
-#   l room device                leave
+#   l room device for_good       leave; 1: as it wished
 #   m room user offset           mark
 #   v room epoch offset ms       a position that was given; if the room has no such message
 #                                there (any more) its epoch is changed, and its marks go
@@ -319,7 +320,7 @@ function ops.e()
 end
 
 function ops.l()
-  local room, device = take(), take()
+  local room, device, for_good = take(), take(), take()
   return function()
     local roster = own(P .. 'p:' .. room, 'hash')
     local value = redis.call('HGET', roster, device)
@@ -327,7 +328,7 @@ function ops.l()
     redis.call('HDEL', own(P .. 'd:' .. node, 'hash'), owned(room, device))
     if value and string.sub(value, 1, 16) == node then
       redis.call('HDEL', roster, device)
-      say('a', room, '', #room + 150, 'd', device)
+      say('a', room, ' ' .. for_good, #room + 150, 'd', device)
     end
     return 1
   end
@@ -494,7 +495,7 @@ for j = 1, #all, 2 do
     local value = redis.call('HGET', roster, device)
     if value and string.sub(value, 1, 16) == node then
       redis.call('HDEL', roster, device)
-      say('a', room, '', #room + 150, 'd', device)
+      say('a', room, ' 0', #room + 150, 'd', device)
     end
   end
   redis.call('HDEL', devices, all[j])

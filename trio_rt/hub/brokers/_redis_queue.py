@@ -47,6 +47,8 @@ class Batch:
 
     def __init__(self) -> None:
         self.devices: dict[tuple[str, str], Present | None] = {}
+        #: Those of them that leave as they wished.
+        self.for_good: set[tuple[str, str]] = set()
         self.marks: dict[tuple[str, str], int] = {}
         self.entries: list[Entry] = []
         #: What was asked up to this number is in here, or confirmed.
@@ -71,6 +73,7 @@ class Queue:
         #: Devices that are to be there, and those whose last word is not confirmed.
         self.present: dict[tuple[str, str], Present] = {}
         self._changed: dict[tuple[str, str], None] = {}
+        self._for_good: set[tuple[str, str]] = set()
         #: Devices that the store may have.
         self._given: set[tuple[str, str]] = set()
         self._failed: dict[tuple[str, str], None] = {}
@@ -110,15 +113,18 @@ class Queue:
     def enter(self, room: str, who: Present) -> None:
         self.present[room, who.device] = who
         self._changed[room, who.device] = None
+        self._for_good.discard((room, who.device))
         self.asked += 1
 
-    def leave(self, room: str, device: str) -> None:
+    def leave(self, room: str, device: str, for_good: bool) -> None:
         key = (room, device)
         self.present.pop(key, None)
         self.asked += 1
         flying = self._flight is not None and key in self._flight.devices
         if key in self._given or flying:
             self._changed[key] = None
+            if for_good:
+                self._for_good.add(key)
         else:
             self._changed.pop(key, None)
 
@@ -149,6 +155,8 @@ class Queue:
             who = batch.devices[key] = self.present.get(key)
             if who is not None:
                 self._given.add(key)
+            elif key in self._for_good:
+                batch.for_good.add(key)
         for key in list(self._marks)[:most]:
             batch.marks[key] = self._marks.pop(key)
         while self._waiting and len(batch.entries) < most and most_bytes > 0:
@@ -182,6 +190,7 @@ class Queue:
         for key, who in batch.devices.items():
             if who is None and key not in self.present and key not in self._failed:
                 self._given.discard(key)
+                self._for_good.discard(key)
         self.confirmed = max(self.confirmed, batch.asked)
         for entry, outcome in zip(batch.entries, outcomes, strict=True):
             self._end(entry, outcome)
@@ -220,6 +229,7 @@ class Queue:
         for each in (self._waiting, self._aging, self.present, self._changed, self._given):
             each.clear()
         self._failed.clear()
+        self._for_good.clear()
         self._marks.clear()
         self.confirmed = self.asked
 

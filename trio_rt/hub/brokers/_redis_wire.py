@@ -88,6 +88,7 @@ class Told(msgspec.Struct, frozen=True, gc=False):
     at_ms: int = 0
     who: Present | None = None
     device: str = ""
+    for_good: bool = False
     user: str = ""
     offset: int = 0
 
@@ -125,8 +126,10 @@ def read_bus(room: str, fields: list[Any], words: list[bytes]) -> Told | None:
             found = read_present(fields[5], fields[7])
             return found and Told(kind, generation, number, who=found[1])
         if kind == b"a" and fields[4] == b"d":
-            device = to_text(fields[5])
-            return None if device is None else Told(kind, generation, number, device=device)
+            device, for_good = to_text(fields[5]), words[4] == b"1"
+            if device is None:
+                return None
+            return Told(kind, generation, number, device=device, for_good=for_good)
         return Told(kind, generation, number) if kind == b"z" else None
     except (ValueError, IndexError):
         return None

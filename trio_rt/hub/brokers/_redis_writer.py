@@ -56,8 +56,8 @@ class Writer:
         self._queue.enter(room, who)
         self._waker.wake()
 
-    def leave(self, room: str, device: str) -> None:
-        self._queue.leave(room, device)
+    def leave(self, room: str, device: str, for_good: bool) -> None:
+        self._queue.leave(room, device, for_good)
         self._waker.wake()
 
     def mark(self, room: str, user: str, offset: int) -> None:
@@ -141,10 +141,11 @@ class Writer:
     def _operations(self, batch: Batch) -> tuple[int, list[Any]]:
         words: list[Any] = []
         for (room, device), who in batch.devices.items():
-            words += (b"l", to_bytes(room)) if who is None else (b"e", to_bytes(room))
-            words.append(to_bytes(device))
+            words += (b"l" if who is None else b"e", to_bytes(room), to_bytes(device))
             if who is not None:
                 words.append(present_value(self._node.name, who))
+            else:
+                words.append(int((room, device) in batch.for_good))
         for (room, user), offset in batch.marks.items():
             words += (b"m", to_bytes(room), to_bytes(user), offset)
         for entry in batch.entries:

@@ -159,12 +159,12 @@ class MemoryBroker(Broker):
             if there.watched:
                 self._sink.present(room, who)
 
-    def leave(self, room: str, device: str) -> None:
+    def leave(self, room: str, device: str, *, for_good: bool = False) -> None:
         there = self._rooms.get(room)
         if self._sink is None or there is None or there.present.pop(device, None) is None:
             return
         if there.watched:
-            self._sink.absent(room, device)
+            self._sink.absent(room, device, for_good)
         self._release(room, there)
 
     def mark(self, room: str, user: str, offset: int) -> None:

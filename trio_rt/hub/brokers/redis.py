@@ -232,9 +232,9 @@ class RedisBroker(Broker):
         if self._node is not None:
             self._writer.enter(room, who)
 
-    def leave(self, room: str, device: str) -> None:
+    def leave(self, room: str, device: str, *, for_good: bool = False) -> None:
         if self._node is not None:
-            self._writer.leave(room, device)
+            self._writer.leave(room, device, for_good)
 
     def mark(self, room: str, user: str, offset: int) -> None:
         if self._node is not None and 0 < offset <= MOST_OFFSET:

@@ -187,12 +187,12 @@ class SqliteBroker(Broker):
             if there.is_told:
                 self._sink.present(room, who)
 
-    def leave(self, room: str, device: str) -> None:
+    def leave(self, room: str, device: str, *, for_good: bool = False) -> None:
         there = self._rooms.get(room)
         if self._sink is None or there is None or there.present.pop(device, None) is None:
             return
         if there.is_told:
-            self._sink.absent(room, device)
+            self._sink.absent(room, device, for_good)
         self._release(room)
 
     def mark(self, room: str, user: str, offset: int) -> None:
