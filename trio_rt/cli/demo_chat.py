@@ -18,6 +18,7 @@ from typing import Final
 import attrs
 import trio
 
+from .._connect import connect
 from .._server import Server, serve
 from ..chat import (
     PAGE,
@@ -31,7 +32,7 @@ from ..chat import (
     open_chat_service,
 )
 from ..hub import Site
-from ..options import ServerLimits
+from ..options import Reconnect, ServerLimits
 from ..testing import Relay, serve_relay
 from ._chat_rooms import guests_too
 
@@ -121,7 +122,7 @@ async def _way_in(server: Server, plan: ChatPlan) -> AsyncIterator[str]:
 async def _cut(relay: Relay, plan: ChatPlan) -> None:
     draw = random.Random(plan.seed)
     while True:
-        await trio.sleep(draw.uniform(1, 4) * plan.pace_s)
+        await trio.sleep(draw.uniform(2, 6) * plan.pace_s)
         relay.rst()
         print("-- their links are cut")
 
@@ -136,7 +137,8 @@ def _tell(server: Server, plan: ChatPlan) -> None:
 
 async def _take_part(url: str, name: str, plan: ChatPlan) -> None:
     """One who talks: says the lines of `name` when it is their turn, and greets who is new."""
-    async with open_chat(url) as chat:
+    soon = Reconnect(first_s=plan.pace_s / 4, cap_s=plan.pace_s)
+    async with connect(url, reconnect=soon) as conn, open_chat(conn) as chat:
         await chat.set_profile(name=name)
         async with chat.room(ROOM) as room, trio.open_nursery() as nursery:
             nursery.start_soon(_greet, room, name)
