@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import socket
+import ssl
 import unicodedata
 from datetime import date
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -15,6 +19,7 @@ from hypothesis import strategies as st
 from trio_rt import Gap, Reset
 from trio_rt.chat import (
     ChatMessage,
+    ChatRoom,
     Deleted,
     Edited,
     Moderated,
@@ -32,7 +37,14 @@ from trio_rt.cli.chat.face import Face
 from trio_rt.cli.chat.lines import Line, cut, line_width, padded, plain, rule, spread
 from trio_rt.cli.chat.picture import Layout, Picture
 from trio_rt.cli.chat.rows import ACTION, Look, MessageRow, NoteRow
-from trio_rt.cli.chat.status import Work, cause_text, connection, decision_text, status_line
+from trio_rt.cli.chat.status import (
+    Work,
+    cause_text,
+    connection,
+    decision_text,
+    root_text,
+    status_line,
+)
 from trio_rt.cli.chat.tab import Speech, Tab
 from trio_rt.cli.chat.text import MARKS, fit_line, fit_text, shortened, typeable, width_of, wrapped
 from trio_rt.cli.chat.timeline import PIECE, Timeline
@@ -191,9 +203,9 @@ def test_message_row() -> None:
 @pytest.mark.parametrize(
     ("changes", "end"),
     [
-        ({"state": "queued"}, "hi  queued"),
-        ({"state": "sent"}, "hi  sending"),
-        ({"state": "acked"}, "hi  sent"),
+        ({"state": "queued"}, "hi  (queued)"),
+        ({"state": "sent"}, "hi  (sending)"),
+        ({"state": "acked"}, "hi  (sent)"),
         ({"state": "failed", "failure": "muted\x1b"}, "hi  failed: muted\\x1b"),
         ({"edited_at": 5}, "hi  (edited)"),
         ({"deleted": True, "content": "", "edited_at": 5}, "this message was deleted"),
@@ -298,7 +310,7 @@ def test_older_messages_move_nothing() -> None:
     assert view.below == 20
     assert not view.follows
     view.to_end()
-    assert contents(view.lines(LOOK, 3))[-1] == "mine  queued"
+    assert contents(view.lines(LOOK, 3))[-1] == "mine  (queued)"
     view.to_top(LOOK, 10)
     assert contents(view.lines(LOOK, 10))[1] == "message 1"
     assert not view.scroll(LOOK, 10, 1)
@@ -629,6 +641,44 @@ def test_connection_in_words() -> None:
     line = status_line((("bar.good", "online"),), Work(2, (("a.png", 43),)), "why " * 30, 60)
     assert plain(line).startswith(" online   2 queued   a.png 43 %   why why")
     assert line_width(line) <= 60
+
+
+def test_why_there_is_no_link_in_few_words() -> None:
+    """The status line says what the system says, and all that is said where it says nothing."""
+    refused = ExceptionGroup("all failed", [OSError(errno.ECONNREFUSED, "to ('::1', 9): refused")])
+    tried = OSError("no connection to 'example.org', port 9")
+    tried.__cause__ = refused
+    assert root_text(tried) == "Connection refused"
+    tried.__cause__ = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    assert root_text(tried) == "Name or service not known"
+    tried.__cause__ = ssl.SSLError(1, "certificate verify failed")
+    assert root_text(tried) == str(tried)
+    assert root_text(None) == ""
+
+
+def test_ones_own_name_stands_out() -> None:
+    """It has colours that nobody else has, beside messages and above them."""
+    names = [MessageRow(said("hi", 1, ADA, mine=mine)) for mine in (True, False)]
+    for look in (LOOK, Look(40)):
+        mine, other = ({colours for colours, _ in row.lines(look)[0]} for row in names)
+        assert "me" in mine
+        assert "me" not in other
+
+
+def test_who_is_there_without_a_link() -> None:
+    """Without a link it is not said how many are here, and those who were are dim."""
+    _, desk, _ = furnished()
+    members = {user.id: user for user in (ADA, BOB)}
+    room = SimpleNamespace(members=members, me=ADA, typing_users=(), unread=0, messages=())
+    desk.tabs[0].room = cast(ChatRoom, room)
+    layout = Layout.of(120, 24, 1)
+    there = Picture(desk, ONLINE, None, 0.0).above(layout)
+    assert plain(there[0]).endswith(" 2 here ")
+    assert there[1][-2:] == (("me", "Ada"), ("away", " (you)"))
+    assert there[2][-2][0] not in ("me", "away")
+    lost = Picture(desk, State(Phase.RECONNECTING, 1), None, 0.0).above(layout)
+    assert "here" not in plain(lost[0])
+    assert [line[-2] for line in lost[1:3]] == [("away", "Ada"), ("away", "Bob")]
 
 
 def test_log_on_the_screen() -> None:

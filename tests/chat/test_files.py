@@ -24,6 +24,7 @@ from trio_rt.chat._client.files import _is_cancellation
 from trio_rt.chat._client.pieces import Pace, Pieces
 from trio_rt.chat._client.sources import guessed_type, open_source
 from trio_rt.chat._client.transfers import sha256_in
+from trio_rt.chat._service.file_routes import file_routes
 from trio_rt.chat._service.files import FileStore
 from trio_rt.chat._words import check_content, check_metadata
 from trio_rt.errors import AttemptsExhausted
@@ -39,6 +40,7 @@ from .file_world import (
     QUICK,
     WEBP,
     InlineStore,
+    by_token,
     serving,
     stored_files,
     virtual_pool,
@@ -130,6 +132,17 @@ async def test_images_are_shown(tmp_path: Path, content: bytes, kind: str) -> No
     assert "immutable" in got.headers["Cache-Control"]
     assert got.headers["ETag"] == f'"{sha256(content)}"'
     assert "access-control-allow-origin" not in got.headers
+
+
+async def test_a_download_is_safe_without_a_site(tmp_path: Path) -> None:
+    """Whoever has the routes: nothing guesses what a file is, or runs it."""
+    path = put(tmp_path, b"<html><script>alert(1)</script>")
+    route = file_routes(FileStore(tmp_path), by_token)["/files/*"]
+    got = await route(HttpRequest(method="HEAD", path=path))
+    assert got.status == 200
+    assert got.headers["X-Content-Type-Options"] == "nosniff"
+    assert got.headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
+    assert got.headers["Content-Disposition"].startswith("attachment")
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,23 @@ async def test_a_ban_ends() -> None:
 
 
 @virtual
+async def test_what_was_decided_stays_with_the_next_decision() -> None:
+    """A decision changes one thing about a user, and nothing else that was decided."""
+    standings = MemoryStandings()
+    async with open_parlour(standings=standings) as parlour:
+        decide = parlour.service.moderate
+        await decide("r", "role", "anna", role="reader")
+        await decide("r", "mute", "anna")
+        await decide("r", "ban", "anna")
+        assert await standings.get("r", "anna") == Standing("reader", 0, 0)
+        await decide("r", "unban", "anna")
+        assert await standings.get("r", "anna") == Standing("reader", 0, None)
+        await decide("r", "ban", "anna")
+        await decide("r", "unmute", "anna")
+        assert await standings.get("r", "anna") == Standing("reader", None, 0)
+
+
+@virtual
 async def test_owners_make_owners() -> None:
     """And unmake them, but not those that the program has named, nor admins, nor guests."""
     async with open_parlour(owners=OWNERS, anonymous=True) as parlour:

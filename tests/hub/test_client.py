@@ -758,6 +758,30 @@ async def test_unavailable_is_tried_again() -> None:
         assert world.hub.statistics().refusals["unavailable"] >= 10
 
 
+class Away(MemoryBroker):
+    """A store that can be reached in a minute, or when it was asked a hundred times."""
+
+    asked = 0
+
+    def append(self, draft: Draft, done: Any) -> None:
+        self.asked += 1
+        if trio.current_time() < 60 and self.asked < 100:
+            done(BrokerError("away"))
+        else:
+            super().append(draft, done)
+
+
+@clocked
+async def test_a_store_that_is_away_is_asked_in_peace() -> None:
+    """A message waits longer and longer between its tries, and is stored in the end."""
+    broker = Away()
+    async with open_hub_world(broker=broker) as world, world.connect("ann") as a:
+        async with open_room(a, "lobby") as ann:
+            assert await ann.publish(1)
+            assert trio.current_time() >= 60
+            assert 5 < broker.asked < 60
+
+
 class Down(MemoryBroker):
     """A store that cannot be reached."""
 

@@ -806,6 +806,37 @@ async def test_peers_of_several_codecs() -> None:
             assert (await talker.ask(JOIN, room="\n")).code == "bad_name"
 
 
+class Counted(Bracket):
+    """It counts what is told of messages in a room."""
+
+    messages = 0
+
+    def encode(self, type: str, payload: Any, meta: Meta) -> bytes:
+        self.messages += type == "room:r" and payload["kind"] == "message"
+        return super().encode(type, payload, meta)
+
+
+@virtual
+async def test_a_message_is_encoded_once_for_all() -> None:
+    """Also where some are told something else at the same time."""
+    codec = Counted()
+    async with open_house() as house, open_door(house.hub, codec=codec) as own:
+        talkers = [await own.enter(user, codec=Bracket()) for user in ("anna", "bob", "cleo")]
+        for talker in talkers:
+            await talker.join("r")
+        await trio.sleep(1)
+        await house.hub.publish("r", 1)
+        for talker in talkers:
+            assert await talker.hears("r", 1) == [1]
+        assert codec.messages == 1
+        await house.hub.publish("r", 2, store=False, only="anna")
+        await house.hub.publish("r", 3)
+        for talker in talkers:
+            assert (await talker.hears("r", 3 if talker is talkers[0] else 2))[-1] == 3
+        # 2 and 3 for anna, and 3 for the others: together or one behind the other.
+        assert codec.messages in (3, 4)
+
+
 @virtual
 async def test_strangers_that_only_send_json() -> None:
     """A client of another library needs nothing but the envelope."""

@@ -20,9 +20,10 @@ import trio
 import trustme
 
 from trio_rt.errors import OptionError
-from trio_rt.hub._broker import BrokerError, Draft, LogLimits, Position, Present
+from trio_rt.hub._broker import BrokerError, Draft, Item, LogLimits, Position, Present
 from trio_rt.hub.brokers._redis_ear import Ear as BusEar
 from trio_rt.hub.brokers._redis_queue import Queue
+from trio_rt.hub.brokers._redis_wire import contiguous
 from trio_rt.hub.brokers.redis import RedisBroker
 
 from .brokers import LIMIT_S, Ear, Node, running
@@ -905,6 +906,39 @@ def test_only_the_last_word_on_a_device_goes() -> None:
     q.settle(q.take(9, 10_000), [])
     q.leave("r", ANN.device, for_good=False)
     assert not q.take(9, 10_000).for_good
+
+
+def test_devices_of_a_lost_batch_are_said_again() -> None:
+    """Before what came later, each with its last word."""
+    q = queue()
+    q.enter("r", ANN)
+    q.enter("r", BOB)
+    batch = q.take(9, 10_000)
+    q.leave("r", ANN.device, for_good=False)
+    q.enter("s", ANN)
+    q.lost(batch)
+    again = q.take(9, 10_000)
+    assert list(again.devices.items()) == [
+        (("r", "ann/1"), None),
+        (("r", "bob/1"), BOB),
+        (("s", "ann/1"), ANN),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("offsets", "forwards", "expected"),
+    [
+        ([], True, []),
+        ([3, 4, 5], True, [3, 4, 5]),
+        ([3, 4, 6, 7], True, [3, 4]),
+        ([7, 6, 4], False, [6, 7]),
+        ([7, 5], False, [7]),
+    ],
+)
+def test_a_page_ends_at_a_hole(offsets: list[int], forwards: bool, expected: list[int]) -> None:
+    """What is next to where the page was asked for is given, and nothing behind a hole."""
+    items = [Item("r", "e", offset, b"{}") for offset in offsets]
+    assert [item.offset for item in contiguous(items, forwards)] == expected
 
 
 def test_marks_are_bounded_and_only_the_farthest_goes() -> None:

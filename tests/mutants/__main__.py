@@ -13,13 +13,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from .chat import CHAT_MUTANTS
 from .http import HTTP_MUTANTS
+from .hub import HUB_MUTANTS
 from .sessions import SESSION_MUTANTS
 from .table import MUTANTS, Mutant
 
 ROOT: Final = Path(__file__).parents[2]
 
-ALL: Final = (*MUTANTS, *SESSION_MUTANTS, *HTTP_MUTANTS)
+ALL: Final = (*MUTANTS, *SESSION_MUTANTS, *HTTP_MUTANTS, *HUB_MUTANTS, *CHAT_MUTANTS)
 
 #: Real seconds for one run of tests. A mutant may well make them hang.
 LIMIT_S: Final = 120.0
@@ -114,6 +116,8 @@ def main() -> int:
     for flag, mutants, label in (
         ("--sessions", SESSION_MUTANTS, "sessions"),
         ("--http", HTTP_MUTANTS, "the HTTP client"),
+        ("--hub", HUB_MUTANTS, "the hub"),
+        ("--chat", CHAT_MUTANTS, "the chat"),
     ):
         part.add_argument(
             flag, dest="mutants", action="store_const", const=mutants, help=f"only those of {label}"

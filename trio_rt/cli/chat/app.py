@@ -35,7 +35,7 @@ from .face import Face
 from .picture import Picture
 from .rooms import Rooms
 from .sending import Sender
-from .status import cause_text
+from .status import cause_text, root_text
 from .terminal import Terminal
 from .text import fit_line, shortened
 from .words import count_text
@@ -163,7 +163,7 @@ class _App:
             async for state in states:
                 online = state.phase is Phase.CONNECTED
                 if online or state.cause is not None:
-                    self._desk.why = "" if online else cause_text(state.cause)
+                    self._desk.why = "" if online else root_text(state.cause)
                 self._due.wake()
 
     async def _tick(self) -> None:

@@ -94,12 +94,16 @@ class Picture:
             lines.append(self._status(layout.width))
         return lines
 
+    @property
+    def _is_online(self) -> bool:
+        return self.state.phase is Phase.CONNECTED
+
     # The rooms
 
     def _bar(self, width: int) -> Line:
         desk = self.desk
         right: Line = ()
-        if desk.tab is not None and desk.tab.room is not None:
+        if self._is_online and desk.tab is not None and desk.tab.room is not None:
             right = (("bar", f" {len(desk.tab.room.members)} here "),)
         names = [segment for number in self._shown_tabs(width) for segment in self._name(number)]
         return spread(tuple(names), right, width, "bar")
@@ -152,10 +156,19 @@ class Picture:
         members = [] if tab is None else list(tab.members)
         me = None if tab is None else tab.me
         most = height if len(members) <= height else height - 1
-        lines = [_member(user, user == me) for user in members[:most]]
+        lines = [self._member(user, user == me) for user in members[:most]]
         if len(members) > most:
             lines.append((("away", f" and {len(members) - most} more"),))
         return [*lines, *[()] * (height - len(lines))][:height]
+
+    def _member(self, user: User, is_me: bool) -> Line:
+        """Without a link it is not known whether they still are here."""
+        name = shortened(fit_line(user.name), SIDE - 8)
+        mark = " (you)" if is_me else " (away)" if user.status == "away" else ""
+        colours = "me" if is_me else name_colours(user.id)
+        if user.status == "away" or not self._is_online:
+            colours = "away"
+        return cut((("", " "), (colours, name), ("away", mark)), SIDE)
 
     # What is under way
 
@@ -191,16 +204,9 @@ class Picture:
     def _work(self) -> Work:
         """With a link, a message or two are said before one can read that they are queued."""
         work = self.desk.work
-        is_brief = self.state.phase is Phase.CONNECTED and work.queued <= FEW
+        is_brief = self._is_online and work.queued <= FEW
         return attrs.evolve(work, queued=0) if is_brief else work
 
 
 def _centred(text: str, width: int) -> Line:
     return cut((("hint", f"{' ' * max((width - len(text)) // 2, 0)}{text}"),), width)
-
-
-def _member(user: User, is_me: bool) -> Line:
-    name = shortened(fit_line(user.name), SIDE - 8)
-    mark = " (you)" if is_me else " (away)" if user.status == "away" else ""
-    colours = "away" if user.status == "away" else name_colours(user.id)
-    return cut((("", " "), (colours, name), ("away", mark)), SIDE)

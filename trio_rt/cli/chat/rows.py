@@ -45,7 +45,7 @@ MOST_REACTIONS: Final = 12
 
 Mood: TypeAlias = Literal["note", "presence", "error", "help"]
 
-_STATES: Final = {"queued": "queued", "sent": "sending", "acked": "sent"}
+_STATES: Final = {"queued": "(queued)", "sent": "(sending)", "acked": "(sent)"}
 
 
 @attrs.frozen
@@ -145,12 +145,12 @@ class MessageRow:
             return "", " " * NAMES
         name = "*" if is_action(self.message) else fit_line(self.message.user.name)
         shown = shortened(name, NAMES)
-        return name_colours(self.message.user.id), " " * (NAMES - width_of(shown)) + shown
+        return _colours_of(self.message), " " * (NAMES - width_of(shown)) + shown
 
     def _head(self, look: Look) -> Line:
         at = clock_text(self.message.at)
         name = shortened(fit_line(self.message.user.name), min(look.width - 7, MOST_NAME))
-        return ((name_colours(self.message.user.id), name), ("time", f"  {at}"))
+        return ((_colours_of(self.message), name), ("time", f"  {at}"))
 
 
 Row: TypeAlias = MessageRow | NoteRow
@@ -159,6 +159,10 @@ Row: TypeAlias = MessageRow | NoteRow
 def name_colours(user: str) -> str:
     """The colours of a user, the same wherever they are."""
     return f"name{crc32(user.encode(errors='replace')) % NAME_COLOURS}"
+
+
+def _colours_of(message: ChatMessage) -> str:
+    return "me" if message.mine else name_colours(message.user.id)
 
 
 def is_action(message: ChatMessage) -> bool:

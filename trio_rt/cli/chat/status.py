@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
+import ssl
 from collections.abc import Iterable
 from typing import Final
 
@@ -14,7 +17,7 @@ from .lines import Line, Segment, cut, line_width
 from .text import fit_line
 from .words import clock_text
 
-__all__ = ["Work", "cause_text", "connection", "decision_text", "status_line"]
+__all__ = ["Work", "cause_text", "connection", "decision_text", "root_text", "status_line"]
 
 #: Who decides for the service itself, which has no name to show.
 SERVICE: Final = "chat.service"
@@ -58,6 +61,22 @@ def cause_text(cause: BaseException | None) -> str:
     while cause is not None and not str(cause):
         cause = cause.__cause__ or cause.__context__
     return "" if cause is None else fit_line(str(cause))
+
+
+def root_text(cause: BaseException | None) -> str:
+    """The same in few words: what the system says, where a try has failed for it."""
+    inner = cause
+    while inner is not None and not (said := _system_text(inner)):
+        inner = inner.exceptions[0] if isinstance(inner, BaseExceptionGroup) else inner.__cause__
+    return cause_text(cause) if inner is None else fit_line(said)
+
+
+def _system_text(error: BaseException) -> str:
+    if not isinstance(error, OSError) or isinstance(error, ssl.SSLError) or error.errno is None:
+        return ""
+    if isinstance(error, socket.gaierror):
+        return error.strerror or ""
+    return os.strerror(error.errno)
 
 
 def status_line(parts: Line, work: Work, why: str, width: int) -> Line:
