@@ -908,6 +908,17 @@ def test_only_the_last_word_on_a_device_goes() -> None:
     assert not q.take(9, 10_000).for_good
 
 
+def test_drafts_of_a_lost_batch_keep_their_order() -> None:
+    """All that were in it, and before what waits."""
+    q = queue()
+    ends: list[Any] = []
+    for n in range(3):
+        assert q.put(draft(n), ends.append, 1.0)
+    q.lost(q.take(2, 10_000))
+    assert [entry.draft.key for entry in q.take(9, 10_000).entries] == ["k0", "k1", "k2"]
+    assert ends == []
+
+
 def test_devices_of_a_lost_batch_are_said_again() -> None:
     """Before what came later, each with its last word."""
     q = queue()
@@ -923,6 +934,9 @@ def test_devices_of_a_lost_batch_are_said_again() -> None:
         (("r", "bob/1"), BOB),
         (("s", "ann/1"), ANN),
     ]
+    q.settle(again, [])
+    q.leave("r", BOB.device, for_good=False)
+    assert q.take(9, 10_000).devices == {("r", "bob/1"): None}
 
 
 @pytest.mark.parametrize(
