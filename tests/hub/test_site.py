@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import os
 import socket
@@ -332,6 +333,58 @@ async def test_ranges_that_are_not_there(folder: Path, wanted: str, status: int)
     assert got.headers.get("Content-Range") == ("bytes */10" if status == 416 else None)
     empty = await ask(Site(files=folder), "/empty.css", Range="bytes=0-")
     assert empty.status == 416
+
+
+@pytest.mark.parametrize(
+    ("accepted", "taken"),
+    [
+        ("gzip", True),
+        ("br, GZIP ; q=0.5, *;q=0", True),
+        ("gzip;q=0.001", True),
+        ("", False),
+        ("br", False),
+        ("gzip;q=0", False),
+        ("identity, gzip; q=0.00", False),
+        ("x-gzip-not", False),
+    ],
+)
+async def test_texts_are_compressed_for_who_takes_it(
+    folder: Path, accepted: str, taken: bool
+) -> None:
+    code = b"let a = 1;\n" * 200
+    (folder / "long.js").write_bytes(code)
+    answer = await ask(Site(files=folder), "/long.js", Accept_Encoding=accepted)
+    assert answer.headers["Vary"] == "Accept-Encoding"
+    assert answer.headers["Content-Length"] == str(len(answer.body))
+    assert answer.headers.get("Content-Encoding") == ("gzip" if taken else None)
+    assert (gzip.decompress(answer.body) if taken else answer.body) == code
+    assert (len(answer.body) < len(code) / 10) is taken
+
+
+@pytest.mark.parametrize("path", ["/big.png", "/a%20b%25.txt", "/data.exe", "/huge.txt"])
+async def test_what_is_not_compressed(folder: Path, path: str) -> None:
+    """Images, short texts, unknown types, large files."""
+    (folder / "huge.txt").write_bytes(b"x" * (PIECE_BYTES + 1))
+    site = Site(files=folder)
+    plain, answer = await ask(site, path), await ask(site, path, Accept_Encoding="gzip")
+    assert "Content-Encoding" not in answer.headers
+    assert answer == plain
+
+
+async def test_what_is_compressed_is_another_file(folder: Path) -> None:
+    """With a tag of its own, by which it is asked for again, and in parts."""
+    (folder / "long.css").write_bytes(b"a{}\n" * 500)
+    site = Site(files=folder)
+    plain = await ask(site, "/long.css")
+    squeezed = await ask(site, "/long.css", Accept_Encoding="gzip")
+    tag = squeezed.headers["ETag"]
+    assert tag != plain.headers["ETag"]
+    for accepted, known, status in (("gzip", tag, 304), ("", tag, 200)):
+        again = await ask(site, "/long.css", Accept_Encoding=accepted, If_None_Match=known)
+        assert (again.status, again.headers["Vary"]) == (status, "Accept-Encoding")
+    part = await ask(site, "/long.css", Accept_Encoding="gzip", Range="bytes=5-", If_Range=tag)
+    assert (part.status, part.body) == (206, squeezed.body[5:])
+    assert part.headers["Content-Encoding"] == "gzip"
 
 
 async def test_a_range_of_a_changed_file(folder: Path) -> None:

@@ -47,6 +47,8 @@ class Found:
     modified: int | None = None
     #: Of a small file.
     content: bytes | None = None
+    #: How `content` is encoded, as `Content-Encoding` has it; "" for as it is.
+    coding: str = ""
     #: Opens it again; `OSError` if it is not the same any more. Blocks.
     open: Callable[[], FileIO] | None = None
 

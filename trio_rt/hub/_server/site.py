@@ -21,9 +21,10 @@ the file system's clock tick, and keeps its size, keeps its `ETag`.
 from __future__ import annotations
 
 import email.utils
+import gzip
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -73,9 +74,17 @@ _TYPES: Final = {
     "xml": "application/xml",
 }
 
+#: What gzip makes much smaller, by its type.
+_SQUEEZED: Final = frozenset(
+    kind for kind in _TYPES.values() if kind.endswith((_TEXT, "json", "xml"))
+)
+#: Smaller files are not worth it.
+_WORTH_BYTES: Final = 1024
+
 _ENCODED: Final = re.compile(r"(?:[^%]|%[0-9A-Fa-f]{2})*")
 _FORBIDDEN: Final = re.compile(r"[/\\\x00-\x1f\x7f]")
 _TAG: Final = re.compile(r'(?:W/)?("[^"]*")')
+_GZIP: Final = re.compile(r"gzip(?!\s*;\s*q=0(?:\.0*)?\s*$)(?:\s*;.*)?", re.IGNORECASE)
 _RANGE: Final = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
 # RFC 6454, 6.2, and what browsers send: lower case, no default port, no slash behind.
 _ORIGIN: Final = re.compile(
@@ -92,6 +101,7 @@ class Site:
     `files` is a directory, or what `importlib.resources.files()` gives; of the
     latter, where it is no directory, a file is read as a whole. Of a directory
     with a slash behind it there is `index.html`; without one there is a redirect.
+    Texts of 1 to 64 KiB are compressed for who takes gzip.
     `policy` is the `Content-Security-Policy`, None for none. It and the other
     safety headers are added to all answers that lack them, those of routes too.
     """
@@ -138,7 +148,9 @@ class Site:
         names = _names(request.path)
         if self._files is None or names is None:
             return _text(404, "not found")
-        found = await trio.to_thread.run_sync(self._files.find, names)
+        kind = _kind(names[-1] or "index.html")
+        squeezes = kind in _SQUEEZED and _takes_gzip(request)
+        found = await trio.to_thread.run_sync(_find, self._files, names, squeezes)
         if found is None:
             return _text(404, "not found")
         if request.method not in ("GET", "HEAD"):
@@ -146,7 +158,7 @@ class Site:
         if found.is_folder:
             query = f"?{request.query}" if request.query else ""
             return _text(301, "moved", Location=f"{request.path}/{query}")
-        return _answer(request, found, names[-1] or "index.html")
+        return _answer(request, found, kind)
 
 
 def _names(path: str) -> list[str] | None:
@@ -169,12 +181,33 @@ def _text(status: int, text: str, **headers: str) -> HttpResponse:
     return HttpResponse(status, {"Content-Type": "text/plain" + _TEXT, **headers}, text.encode())
 
 
-def _answer(request: HttpRequest, found: Found, name: str) -> HttpResponse:
-    kind = _TYPES.get(os.path.splitext(name)[1][1:].lower())
+def _kind(name: str) -> str | None:
+    return _TYPES.get(os.path.splitext(name)[1][1:].lower())
+
+
+def _takes_gzip(request: HttpRequest) -> bool:
+    codings = request.headers.get("Accept-Encoding", "").split(",")
+    return any(_GZIP.fullmatch(coding.strip()) for coding in codings)
+
+
+def _find(files: Files, names: Sequence[str], squeezes: bool) -> Found | None:
+    """What these names mean; a small text made smaller: another file, with a tag of its own."""
+    found = files.find(names)
+    if not squeezes or found is None or found.content is None or found.size < _WORTH_BYTES:
+        return found
+    data = gzip.compress(found.content, mtime=0)
+    tag = f'{found.tag[:-1]}-gzip"'
+    return attrs.evolve(found, size=len(data), tag=tag, content=data, coding="gzip")
+
+
+def _answer(request: HttpRequest, found: Found, kind: str | None) -> HttpResponse:
     content = {"Content-Type": kind or "application/octet-stream"}
     if kind is None:
         content["Content-Disposition"] = "attachment"
-    return found_response(request, found, content)
+    if found.coding:
+        content["Content-Encoding"] = found.coding
+    lasting = {"Vary": "Accept-Encoding"} if kind in _SQUEEZED else {}
+    return found_response(request, found, content, lasting)
 
 
 def found_response(
