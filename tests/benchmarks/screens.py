@@ -33,6 +33,7 @@ from tests.net.support import running
 from tests.page.browser import Browser, Page, open_browser
 from trio_rt.chat import PAGE, ChatRoom, open_chat
 
+from .percentiles import percentile, spread
 from .report import machine
 
 MESSAGES: Final = 200
@@ -96,14 +97,6 @@ def _tell(text: str) -> None:
     print(text, file=sys.__stdout__, flush=True)
 
 
-def _share(times_ms: list[float], share: float) -> str:
-    return f"{sorted(times_ms)[int(len(times_ms) * share)]:.1f} ms"
-
-
-def _spread(times_ms: list[float]) -> str:
-    return f"p50 {_share(times_ms, 0.5)}, p99 {_share(times_ms, 0.99)}"
-
-
 async def _pause() -> None:
     """For a while, so that no two messages meet a screen in the same phase of its frames."""
     await trio.sleep(random.uniform(*PAUSE_S))
@@ -133,7 +126,7 @@ async def pages_talk(browser: Browser, port: int) -> None:
         await pages[number % 2].press("Enter")
         await _pause()
     for kind, what in (("element", "an element of the list"), ("frame", "the frame behind that")):
-        _tell(f"  Chromium, to {what}: {_spread(await _noted(pages, kind))}")
+        _tell(f"  Chromium, to {what}: {spread(await _noted(pages, kind))}")
     for page in pages:
         await page.call("Page.close")
 
@@ -159,7 +152,9 @@ async def pages_load(browser: Browser, port: int) -> None:
         loaded = await page.eval(LOADED)
         await page.call("Page.close")
     _tell(f"a page of a room with {HISTORY} messages, {LOADS} times with an empty cache")
-    _tell(f"  to the first message: p50 {_share(times_ms, 0.5)}, max {max(times_ms):.1f} ms")
+    _tell(
+        f"  to the first message: p50 {percentile(times_ms, 0.5):.1f} ms, max {max(times_ms):.1f} ms"
+    )
     _tell(f"  {loaded[0]} requests with {loaded[1]:,} bytes, and a WebSocket")
 
 
@@ -251,7 +246,7 @@ async def terminals_talk(port: int) -> None:
         await _says(ada, bob, "hello Bob")
         texts = [f"message {number:04}" for number in range(MESSAGES)]
         times_ms = [await _says(ada, bob, text) for text in texts]
-    _tell(f"  terminals, to the text in what is written: {_spread(times_ms)}")
+    _tell(f"  terminals, to the text in what is written: {spread(times_ms)}")
 
 
 async def _says(speaker: Terminal, other: Terminal, text: str) -> float:

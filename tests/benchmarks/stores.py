@@ -24,6 +24,7 @@ from trio_rt.hub.brokers.redis import RedisBroker
 from trio_rt.hub.brokers.sqlite import SqliteBroker
 
 from ..hub.redis_server import KINDS, Server
+from .percentiles import percentile
 
 #: Appends in flight.
 FLIGHTS = (8, 64)
@@ -126,8 +127,7 @@ async def measure(server: Server, seconds: float, other: Popen[str]) -> None:
             node.append(Draft("ping", f"{started}", BODY % n), lambda outcome: None)
             line = await trio.to_thread.run_sync(other.stdout.readline)
             times.append(float(line) - started)
-        times.sort()
-        p50, p99 = times[len(times) // 2] * 1e3, times[len(times) * 99 // 100] * 1e3
+        p50, p99 = (percentile(times, share) * 1e3 for share in (0.5, 0.99))
         print(f"  append to the other node's sink: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
         for flight in (*FLIGHTS, MANY):
             load = Load(node, flight)

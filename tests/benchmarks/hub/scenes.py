@@ -7,16 +7,13 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 
+from ..percentiles import percentile
 from .crowd import DIALECTS, Crowd
 from .running import running
 
 __all__ = ["memory", "returning", "rooms", "stuck"]
 
 OURS = DIALECTS["ours"]
-
-
-def _percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 def stuck(members: int = 1000, turns: int = 5, says: int = 40) -> Iterator[str]:
@@ -40,9 +37,9 @@ def stuck(members: int = 1000, turns: int = 5, says: int = 40) -> Iterator[str]:
             turn = {room: _spaced(crowd, room, last, says) for room in found}
             for room, took in turn.items():
                 found[room] += took
-            ratios.append(_percentile(turn["with"], 0.99) / _percentile(turn["without"], 0.99))
+            ratios.append(percentile(turn["with"], 0.99) / percentile(turn["without"], 0.99))
         crowd.close()
-    p99 = {room: _percentile(took, 0.99) * 1e3 for room, took in found.items()}
+    p99 = {room: percentile(took, 0.99) * 1e3 for room, took in found.items()}
     yield (
         f"one stuck socket among {members:,}: p99 of the others {p99['with']:.1f} ms, "
         f"{p99['without']:.1f} without it: {statistics.median(ratios):.2f} x (must 1.2 at most)"
@@ -77,7 +74,7 @@ def rooms(count: int = 1000, of: int = 10, seconds: int = 8) -> Iterator[str]:
         crowd.close()
     yield (
         f"{count:,} rooms of {of}, a message a second in each: {share:.0%} of a core, "
-        f"p50 {_percentile(took, 0.5) * 1e3:.1f} ms, p99 {_percentile(took, 0.99) * 1e3:.1f} ms, "
+        f"p50 {percentile(took, 0.5) * 1e3:.1f} ms, p99 {percentile(took, 0.99) * 1e3:.1f} ms, "
         f"{len(took):,} of {count * of * seconds:,} deliveries"
     )
 
@@ -91,7 +88,7 @@ def returning(members: int = 5000) -> Iterator[str]:
         waits = [member.joined - begin for member in crowd.members]
         crowd.close()
     yield (
-        f"{members:,} back at once: none refused, joined after p50 {_percentile(waits, 0.5):.1f} s, "
+        f"{members:,} back at once: none refused, joined after p50 {percentile(waits, 0.5):.1f} s, "
         f"the last after {max(waits):.1f} s (must 10)"
     )
 
