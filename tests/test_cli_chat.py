@@ -7,6 +7,7 @@ import logging
 import socket
 import ssl
 import unicodedata
+from collections.abc import Sequence
 from datetime import date
 from types import SimpleNamespace
 from typing import Any, cast
@@ -30,6 +31,7 @@ from trio_rt.chat import (
 )
 from trio_rt.cli._chat_command import chat_urls
 from trio_rt.cli.chat.app import _log_to
+from trio_rt.cli.chat.colours import PALETTE
 from trio_rt.cli.chat.commands import HELP, KEYS, Mistake, Order, completed, read_input
 from trio_rt.cli.chat.desk import Desk
 from trio_rt.cli.chat.entry import Entry, Recall
@@ -699,3 +701,25 @@ def test_decisions_in_words() -> None:
     )
     service = User("chat.service", "chat.service")
     assert decision_text(Moderated("ban", BOB, service)) == "Bob is banned"
+
+
+def _luminance(colour: Sequence[int]) -> float:
+    """WCAG 2.2's relative luminance."""
+    parts = [value / 255 for value in colour]
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("ground", [(0, 0, 0), (255, 255, 255)])
+def test_colours_can_be_read_on_any_terminal(ground: tuple[int, int, int]) -> None:
+    """Where they have no ground of their own."""
+    urwid = pytest.importorskip("urwid", reason="the extra tui is not installed")
+    poor = {}
+    for name, *_, text, own_ground in PALETTE:
+        shown = urwid.AttrSpec(text, own_ground, 256).get_rgb_values()[:3]
+        if own_ground != "default" or shown[0] is None:
+            continue
+        high, low = sorted((_luminance(shown), _luminance(ground)), reverse=True)
+        if (high + 0.05) / (low + 0.05) < 3:
+            poor[name] = text
+    assert poor == {}
