@@ -325,7 +325,11 @@ async def test_attack(name: str, caplog: pytest.LogCaptureFixture) -> None:
     assert_no_errors(caplog)
 
 
-@pytest.mark.parametrize("data", [PING[:3], TEXT[:-1], PART[:5000], PART + PING])
+@pytest.mark.parametrize(
+    "data",
+    [PING[:3], TEXT[:-1], PART[:5000], PART + PING],
+    ids=["ping", "text", "part", "part and ping"],
+)
 async def test_reset_on_an_open_link(data: bytes, caplog: pytest.LogCaptureFixture) -> None:
     """A reset in a frame's middle or between frames: the server lives."""
     async with unharmed() as server, connected(server) as attacker:

@@ -949,7 +949,7 @@ def requested(pair: Pair, parts: Bounds = NO_PARTS) -> Call:
         End(1, BAD),
         End(0, msgspec.Raw(RAW)),
     ],
-    ids=repr,
+    ids=lambda frame: f"{type(frame).__name__}-{frame.id}",
 )
 def test_answers_that_cannot_be(frame: Control) -> None:
     """To a request that there is not, that takes no parts, or that cannot be read."""
