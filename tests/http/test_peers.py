@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -71,15 +73,19 @@ async def wait_listening(port: int) -> None:
 
 @asynccontextmanager
 async def running(command: list[str], port: int, **options: Any) -> AsyncIterator[None]:
-    """A server of its own process, ended by its id."""
+    """A server in processes of its own, all of which are ended."""
     process = await trio.lowlevel.open_process(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        **options,
     )
     try:
         await wait_listening(port)
         yield
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         with trio.CancelScope(shield=True):
             await process.wait()
 
