@@ -14,6 +14,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -124,7 +125,12 @@ class Program:
     """A program with a port that stays its own while it is down. `running()` makes one."""
 
     def __init__(
-        self, command: list[str], port: int, ready: str | None, nursery: trio.Nursery
+        self,
+        command: list[str],
+        port: int,
+        ready: str | None,
+        nursery: trio.Nursery,
+        scratch: str,
     ) -> None:
         self.port = port
         #: What it has printed since it was started last.
@@ -132,6 +138,7 @@ class Program:
         self._command = command
         self._ready = ready
         self._nursery = nursery
+        self._scratch = scratch
         self._printed = trio.Event()
         self._process: trio.Process | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -155,7 +162,7 @@ class Program:
             stderr=subprocess.STDOUT,
             start_new_session=True,
             cwd=ROOT,
-            env=env,
+            env={**env, "TMPDIR": self._scratch},
         )
         self._set_guard(self._process.pid)
         self._nursery.start_soon(self._read, self._process)
@@ -246,9 +253,13 @@ class Program:
 @asynccontextmanager
 async def running(command: Command, *, ready: str | None = "port ") -> AsyncIterator[Program]:
     """Start a program on a free port, and end it behind the block, with all its children."""
-    with _reserved_port() as port:
+    with (
+        _reserved_port() as port,
+        # What a killed program leaves in the folder for temporary files goes with it.
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch,
+    ):
         async with trio.open_nursery() as nursery:
-            program = Program(command(port), port, ready, nursery)
+            program = Program(command(port), port, ready, nursery, scratch)
             try:
                 await program.start()
                 yield program
