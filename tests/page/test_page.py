@@ -423,7 +423,7 @@ async def test_hostile_contents(tmp_path: Path) -> None:
         tags = await ada.eval(
             "[...new Set([...document.querySelectorAll('#messages *')].map((e) => e.localName))].sort()"
         )
-        allowed = {"a", "bdi", "button", "div", "li", "p", "small", "span", "svg", "time", "use"}
+        allowed = {"a", "bdi", "button", "div", "li", "p", "small", "span", "svg", "time", "path"}
         assert set(tags) <= allowed
         links = await ada.eval(
             "[...document.querySelectorAll('#messages a')].map((a) => [a.href, a.rel])"

@@ -14,41 +14,13 @@ const now = () => performance.now();
 const isSmall = matchMedia("(max-width: 760px)");
 
 // What the browser keeps. It may keep nothing: then it is asked for again.
+const kept = (store, key) => text.tried(() => window[store].getItem(`trio-rt.${key}`)) ?? "";
+const keep = (store, key, value) => text.tried(() => window[store].setItem(`trio-rt.${key}`, value));
 
-function kept(store, key) {
-  try {
-    return window[store].getItem(`trio-rt.${key}`) ?? "";
-  } catch {
-    return "";
-  }
-}
-
-function keep(store, key, value) {
-  try {
-    window[store].setItem(`trio-rt.${key}`, value);
-  } catch {
-    // as if it had been
-  }
-}
-
-const isRoomName = (name) => name !== "" && name === text.cleanName(name, 128) && text.bytesOf(name) <= 128;
-
-function keptRooms() {
-  try {
-    return JSON.parse(kept("localStorage", "rooms")).filter(isRoomName);
-  } catch {
-    return [];
-  }
-}
-
-function hashRoom() {
-  try {
-    const name = decodeURIComponent(location.hash.slice(1));
-    return isRoomName(name) ? name : "";
-  } catch {
-    return "";
-  }
-}
+const isRoomName = (name) => name && name === text.cleanName(name, 128) && text.bytesOf(name) <= 128;
+const keptRooms = () => text.tried(() => JSON.parse(kept("localStorage", "rooms")).filter(isRoomName)) ?? [];
+const hashRoom = () => text.tried(() => decodeURIComponent(location.hash.slice(1)));
+const firstRoom = () => [hashRoom(), ...keptRooms(), "lobby"].find(isRoomName);
 
 const app = { hub: null, room: null, name: kept("localStorage", "name"), token: kept("sessionStorage", "token") };
 const list = new MessageList(act);
@@ -71,15 +43,15 @@ function changed(what, room) {
 }
 
 function draw() {
-  const what = new Set(dirty);
+  const { hub, room, name, token } = app;
+  const what = [...dirty];
   dirty.clear();
-  const { hub, room } = app;
   if (!room) return;
-  const has = (...kinds) => kinds.some((kind) => what.has(kind));
+  const has = (...kinds) => kinds.some((kind) => what.includes(kind));
   if (has("rows", "pending", "state", "members")) list.update();
-  if (has("members", "state")) drawMembers(room, app.name);
+  if (has("members", "state")) drawMembers(room, name);
   if (has("members", "typing")) drawTyping(room);
-  drawStatus(hub, app.token !== "");
+  drawStatus(hub, token !== "");
   markRead();
   drawRooms(hub, room, { select, leave });
 }
@@ -88,12 +60,9 @@ function draw() {
 const news = { heard: 0, rows: [], timer: null };
 
 function listen(room) {
-  const { rows } = room;
-  if (!rows.length) news.heard = room.cursor; // what comes now is history
-  const first = rows.findLastIndex((row) => row.offset <= news.heard) + 1;
-  const isFor = (row) => row.offset > news.heard && row.kind !== "moderation" && !room.mine.has(row.user);
-  news.rows.push(...rows.slice(first).filter(isFor));
-  news.heard = Math.max(news.heard, rows.at(-1)?.offset ?? 0);
+  if (!room.rows.length) news.heard = room.cursor; // what comes now is history
+  news.rows.push(...room.newsAfter(news.heard));
+  news.heard = Math.max(news.heard, room.rows.at(-1)?.offset ?? 0);
   if (news.rows.length) news.timer ??= setTimeout(tellNews, SAID_EVERY_MS, room);
 }
 
@@ -135,19 +104,20 @@ const keepRooms = () => keep("localStorage", "rooms", JSON.stringify([...app.hub
 
 // Who one is
 
+const FIELDS = ["name", "room", "token"];
+
 function ask(error = "") {
   $("sign-error").textContent = error;
   $("sign-cancel").hidden = !app.hub;
   if ($("sign").open) return;
-  $("sign-name").value = app.name;
-  $("sign-room").value = hashRoom() || keptRooms()[0] || "lobby";
-  $("sign-token").value = app.token;
+  const known = { ...app, room: firstRoom() };
+  for (const field of FIELDS) $(`sign-${field}`).value = known[field];
   $("sign").showModal();
 }
 
 function enter(event) {
   event.preventDefault();
-  const [name, room, token] = ["name", "room", "token"].map((field) => $(`sign-${field}`).value.trim());
+  const [name, room, token] = FIELDS.map((field) => $(`sign-${field}`).value.trim());
   const wrong = wrongWith(name, room, token);
   if (wrong) {
     ask(wrong);
@@ -175,10 +145,8 @@ function wrongWith(name, room, token) {
 
 function start(room) {
   app.hub?.close();
-  const url = new URL("ws", location.href);
-  url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
   app.room = null;
-  app.hub = new Hub(url.href, { name: app.name, token: app.token, changed });
+  app.hub = new Hub(new URL("ws", location.href.replace("http", "ws")).href, { ...app, changed });
   for (const name of keptRooms()) app.hub.join(name);
   select(room, hashRoom() !== room);
 }
@@ -202,44 +170,41 @@ function act(name, row, more) {
     retry: () => room.retry(row.id, now()),
     dismiss: () => room.dismiss(row.id),
     react: () => change("react", { reaction: more[0], on: more[1] }),
-    delete: () => confirm("Delete this message for everybody?") && change("delete", {}),
+    delete: () => confirm("Delete this message for everybody?") && change("delete"),
     reply: () => composer.about({ kind: "reply", row }),
     edit: () => composer.about({ kind: "edit", row }),
   };
   acts[name]();
 }
 
-function attachAll(files) {
+/** Send the files of an event, if it has some. */
+function attachAll(event, files) {
   const { room, token } = app;
-  if (room) for (const file of files) attach(file, token, (kind, payload) => say(kind, payload, room));
+  if (!files?.length || !room) return;
+  event.preventDefault();
+  for (const file of files) attach(file, token, (kind, payload) => say(kind, payload, room));
 }
 
 function drag(event) {
-  if (!event.dataTransfer?.types.includes("Files")) return;
+  const { type, dataTransfer } = event;
+  if (!dataTransfer?.types.includes("Files")) return;
   event.preventDefault();
-  $("drop").hidden = event.type !== "dragover";
-  if (event.type === "drop") attachAll(event.dataTransfer.files);
+  $("drop").hidden = type !== "dragover";
+  if (type === "drop") attachAll(event, dataTransfer.files);
 }
 
-// Drawers, on small screens
+// Drawers, on small screens: the rooms at the "side", and the "people"
 
-function openDrawer(isSide, isOpen) {
-  $("side").classList.toggle("open", isSide && isOpen);
-  if (!isSide || isSmall.matches) $("people").hidden = isSide || !isOpen;
-  $("side-open").setAttribute("aria-expanded", String(isSide && isOpen));
-  $("people-open").setAttribute("aria-expanded", String(!$("people").hidden));
-  $("shade").hidden = !isOpen || !isSmall.matches;
-  $("main").inert = !$("shade").hidden;
+function open(which) {
+  const isOver = which !== "" && isSmall.matches;
+  $("side").classList.toggle("open", which === "side");
+  $("people").hidden = which !== "people";
+  for (const name of ["side", "people"]) $(`${name}-open`).setAttribute("aria-expanded", which === name);
+  $("shade").hidden = !isOver;
+  $("main").inert = isOver;
 }
 
-function closeDrawers() {
-  if (!$("shade").hidden) openDrawer(true, false);
-}
-
-function toggle(isSide, isOpen) {
-  openDrawer(isSide, isOpen);
-  $(`${isSide ? "side" : "people"}-${isOpen ? "close" : "open"}`).focus();
-}
+const closeDrawers = () => $("shade").hidden || open("");
 
 // Wiring
 
@@ -257,23 +222,20 @@ on("join", "submit", (event) => {
   select(name);
 });
 on("attach", "click", () => $("files").click());
-on("files", "change", ({ target }) => {
-  attachAll([...target.files]);
-  target.value = "";
+on("files", "change", (event) => {
+  attachAll(event, [...event.target.files]);
+  event.target.value = "";
 });
-on("text", "paste", (event) => {
-  if (!event.clipboardData.files.length) return;
-  event.preventDefault();
-  attachAll(event.clipboardData.files);
-});
+on("text", "paste", (event) => attachAll(event, event.clipboardData.files));
 for (const kind of ["dragover", "dragleave", "drop"]) on("main", kind, drag);
-on("side-open", "click", () => toggle(true, true));
-on("side-close", "click", () => toggle(true, false));
-on("people-open", "click", () => toggle(false, $("people").hidden));
-on("people-close", "click", () => toggle(false, false));
+for (const name of ["side", "people"]) {
+  const toggle = (which) => (open(which), $(`${name}-${which ? "close" : "open"}`).focus());
+  on(`${name}-open`, "click", () => toggle($("people").hidden ? name : ""));
+  on(`${name}-close`, "click", () => toggle(""));
+}
 on("shade", "click", closeDrawers);
 addEventListener("keydown", (event) => event.key === "Escape" && closeDrawers());
-addEventListener("popstate", () => app.hub && hashRoom() && select(hashRoom(), false));
+addEventListener("popstate", () => app.hub && isRoomName(hashRoom()) && select(hashRoom(), false));
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden) changed("rows", app.room);
   else {
@@ -282,5 +244,5 @@ document.addEventListener("visibilitychange", () => {
   }
 });
 
-if (app.name || app.token) start(hashRoom() || keptRooms()[0] || "lobby");
+if (app.name || app.token) start(firstRoom());
 else ask();

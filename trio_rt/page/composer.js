@@ -7,19 +7,18 @@ import * as text from "./text.js";
 const CONTENT_BYTES = 16384;
 const NOTICE_MS = 8000;
 
-const now = () => performance.now();
-
 export class Composer {
   #timer = null;
 
   /** `say(type, payload)` says something in `room`, which is set by `open()`. */
   constructor(say) {
-    Object.assign(this, { say, field: $("text"), room: null, context: null });
+    const field = $("text");
+    Object.assign(this, { say, field, room: null, context: null });
     $("composer").addEventListener("submit", (event) => (event.preventDefault(), this.send()));
     $("context-off").addEventListener("click", () => this.about(null));
-    this.field.addEventListener("input", () => this.typed());
-    this.field.addEventListener("keydown", (event) => this.pressed(event));
-    this.field.addEventListener("blur", () => this.room?.stopTyping());
+    field.addEventListener("input", () => this.typed());
+    field.addEventListener("keydown", (event) => this.pressed(event));
+    field.addEventListener("blur", () => this.room?.stopTyping());
   }
 
   /** Write in this room; what was written in the last one is kept there. */
@@ -52,7 +51,7 @@ export class Composer {
   notice(shown) {
     put($("notice"), shown);
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => put($("notice"), ""), NOTICE_MS);
+    this.#timer = setTimeout(put, NOTICE_MS, $("notice"), "");
   }
 
   send() {
@@ -62,7 +61,7 @@ export class Composer {
     if (!content || over > 0 || !this.room) return;
     const { kind, row } = this.context ?? {};
     if (kind === "edit") this.say("edit", { target: row.offset, content });
-    else this.say("text", kind ? { content, reply: row.offset } : { content });
+    else this.say("text", { content, reply: row?.offset });
     this.field.value = "";
     this.about(null);
     this.notice("");
@@ -77,20 +76,20 @@ export class Composer {
 
   typed() {
     this.grow();
-    if (this.field.value && this.context?.kind !== "edit") this.room?.keystroke(now());
+    if (this.field.value && this.context?.kind !== "edit") this.room?.keystroke(performance.now());
     else this.room?.stopTyping();
   }
 
   pressed(event) {
-    const { key } = event;
-    if (key === "Enter" && !event.shiftKey && !event.isComposing) {
+    const { key, shiftKey, isComposing } = event;
+    const { field, room } = this;
+    if (key === "Enter" && !shiftKey && !isComposing) {
       event.preventDefault();
       this.send();
     } else if (key === "Escape") this.about(null);
-    else if (key === "ArrowUp" && !this.field.value) {
-      const { rows, me } = this.room;
-      const isOwn = (row) => row.user === me && row.kind === "text" && !this.room.isDeleted(row.offset);
-      const row = rows.findLast(isOwn);
+    else if (key === "ArrowUp" && !field.value) {
+      const isOwn = (row) => row.user === room.me && row.kind === "text" && !room.isDeleted(row.offset);
+      const row = room.rows.findLast(isOwn);
       if (!row) return;
       event.preventDefault();
       this.about({ kind: "edit", row });

@@ -3,11 +3,12 @@
 
 const PIECE = 256 * 1024;
 const TRIES = 12;
+const NO_FILES = "This server takes no files.";
 const WHY = {
   401: "Files can be sent by users with a token only.",
   403: "Files cannot be sent from this page.",
-  404: "This server takes no files.",
-  405: "This server takes no files.",
+  404: NO_FILES,
+  405: NO_FILES,
   413: "The file is too large.",
   415: "Files of this type are not taken.",
   507: "The server has no room for the file.",
@@ -22,89 +23,60 @@ class Refusal extends Error {}
  * an aborted `signal` throws its reason, and gives the upload up.
  */
 export async function upload(file, { token = "", base = "/files", progress = () => {}, signal }) {
-  const one = new Upload(file, { token, base, progress, signal });
+  const { name, size, type } = file;
+  const always = { "Tus-Resumable": "1.0.0", ...(token && { Authorization: `Bearer ${token}` }) };
+  let place = "";
+  let offset = 0;
+  let stored = null;
+
+  async function call(method, path, headers, more) {
+    const options = { method, headers: { ...always, ...headers }, cache: "no-store", signal, ...more };
+    const answer = await fetch(path, options);
+    if (PASSING.has(answer.status)) throw new Error(`HTTP ${answer.status}`);
+    if (!answer.ok) throw new Refusal(WHY[answer.status] ?? `The server said ${answer.status}.`);
+    return answer.headers;
+  }
+
+  function take(headers) {
+    offset = Number(headers.get("Upload-Offset") ?? offset);
+    progress(offset, size);
+    const path = headers.get("Content-Location");
+    const told = metadata(headers.get("Upload-Metadata") ?? "");
+    if (path) stored = { path, name: told.filename || name, size, type: told.filetype || type };
+  }
+
+  async function begin() {
+    const about = `filename ${base64(name)}${type && `,filetype ${base64(type)}`}`;
+    const headers = await call("POST", base, { "Upload-Length": size, "Upload-Metadata": about });
+    const { origin, pathname } = new URL(headers.get("Location") ?? "", location.href);
+    if (origin !== location.origin) throw new Refusal("The server named another place.");
+    place = pathname;
+    take(headers);
+  }
+
+  async function proceed() {
+    const headers = { "Upload-Offset": offset, "Content-Type": "application/offset+octet-stream" };
+    take(await call("PATCH", place, headers, { body: file.slice(offset, offset + PIECE) }));
+  }
+
+  let tries = 0;
   try {
-    return await one.run();
-  } catch (error) {
-    if (signal?.aborted) one.giveUp();
-    throw error;
-  }
-}
-
-class Upload {
-  constructor(file, { token, base, progress, signal }) {
-    Object.assign(this, { file, token, base, progress, signal });
-    this.place = "";
-    this.offset = 0;
-    this.stored = null;
-    this.tries = 0;
-  }
-
-  async run() {
-    while (!this.stored) {
+    while (!stored) {
       try {
-        await this.step();
-        this.tries = 0;
+        if (tries && place) take(await call("HEAD", place));
+        if (!stored) await (place ? proceed() : begin());
+        tries = 0;
       } catch (error) {
-        if (error instanceof Refusal || this.signal?.aborted) throw error;
-        this.tries += 1;
-        if (this.tries >= TRIES) throw new Error("The server cannot be reached.");
-        await pause(Math.min(10000, 250 * 2 ** this.tries), this.signal);
-        await this.look().catch((late) => {
-          if (late instanceof Refusal) throw late;
-        });
+        if (error instanceof Refusal || signal?.aborted) throw error;
+        tries += 1;
+        if (tries >= TRIES) throw new Error("The server cannot be reached.");
+        await pause(Math.min(10_000, 250 * 2 ** tries), signal);
       }
     }
-    return this.stored;
-  }
-
-  async step() {
-    if (!this.place) {
-      const length = String(this.file.size);
-      const answer = await this.call("POST", this.base, { "Upload-Length": length, "Upload-Metadata": this.about() });
-      const place = new URL(answer.headers.get("Location") ?? "", location.href);
-      if (place.origin !== location.origin) throw new Refusal("The server named another place.");
-      this.place = place.pathname;
-      this.take(answer);
-      return;
-    }
-    const piece = this.file.slice(this.offset, this.offset + PIECE);
-    const headers = { "Upload-Offset": String(this.offset), "Content-Type": "application/offset+octet-stream" };
-    this.take(await this.call("PATCH", this.place, headers, piece));
-  }
-
-  async look() {
-    if (this.place) this.take(await this.call("HEAD", this.place, {}));
-  }
-
-  take(answer) {
-    this.offset = Number(answer.headers.get("Upload-Offset") ?? this.offset);
-    this.progress(this.offset, this.file.size);
-    const path = answer.headers.get("Content-Location");
-    if (!path) return;
-    const told = metadata(answer.headers.get("Upload-Metadata") ?? "");
-    const { name, size, type } = this.file;
-    this.stored = { path, name: told.filename || name, size, type: told.filetype || type };
-  }
-
-  about() {
-    const pairs = [["filename", this.file.name]];
-    if (this.file.type) pairs.push(["filetype", this.file.type]);
-    return pairs.map(([key, value]) => `${key} ${base64(value)}`).join(",");
-  }
-
-  async call(method, path, headers, body) {
-    const all = { "Tus-Resumable": "1.0.0", ...headers };
-    if (this.token) all.Authorization = `Bearer ${this.token}`;
-    const answer = await fetch(path, { method, headers: all, body, signal: this.signal, cache: "no-store" });
-    if (answer.ok) return answer;
-    if (PASSING.has(answer.status)) throw new Error(`HTTP ${answer.status}`);
-    throw new Refusal(WHY[answer.status] ?? `The server said ${answer.status}.`);
-  }
-
-  giveUp() {
-    this.signal = undefined;
-    if (this.place) this.call("DELETE", this.place, {}).catch(() => {});
+    return stored;
+  } catch (error) {
+    if (signal?.aborted && place) call("DELETE", place, {}, { signal: undefined }).catch(() => {});
+    throw error;
   }
 }
 
@@ -115,9 +87,7 @@ function pause(ms, signal) {
   });
 }
 
-function base64(text) {
-  return btoa(String.fromCharCode(...new TextEncoder().encode(text)));
-}
+const base64 = (text) => btoa(String.fromCharCode(...new TextEncoder().encode(text)));
 
 function metadata(header) {
   const told = {};

@@ -2,6 +2,7 @@
 
 import { connect } from "./trio-rt.js";
 import { Room } from "./room.js";
+import { tried } from "./text.js";
 
 const now = () => performance.now();
 
@@ -62,11 +63,7 @@ export class Hub {
 
   /** The id of what is sent, or "" where it cannot be. */
   send(type, payload) {
-    try {
-      return this.conn.send(type, payload).id;
-    } catch {
-      return "";
-    }
+    return tried(() => this.conn.send(type, payload).id) ?? "";
   }
 
   async watch() {
@@ -90,7 +87,7 @@ export class Hub {
 
   answered(event) {
     if (event?.re === this.profile && event?.kind === "refused") this.changed("unnamed", event.text);
-    for (const room of this.rooms.values()) if (room.answers.has(event?.re)) room.take(event, now());
+    for (const room of this.rooms.values()) if (room.asked(event?.re)) room.take(event, now());
   }
 
   tick() {

@@ -20,9 +20,8 @@ export class MessageList {
   constructor(act) {
     this.act = (name, row, more) => (name === "open" ? this.open(row) : act(name, row, more));
     Object.assign(this, { scroller: $("scroller"), list: $("messages"), room: null, tools: new Tools(this.act) });
-    this.scroller.addEventListener("scroll", () => this.scrolled(), { passive: true });
-    const { list } = this;
-    list.addEventListener("keydown", (event) => this.key(event));
+    const { list, scroller } = this;
+    const stay = () => this.stuck && this.toEnd();
     for (const kind of ["mouseover", "focusin", "click"]) {
       list.addEventListener(kind, (event) => this.activate(event.target.closest(".msg")));
     }
@@ -30,9 +29,10 @@ export class MessageList {
     list.addEventListener("focusout", ({ relatedTarget }) => {
       if (!list.contains(relatedTarget) && !list.matches(":hover")) this.activate(null);
     });
-    const stay = () => this.stuck && this.toEnd();
+    list.addEventListener("keydown", (event) => this.key(event));
     list.addEventListener("load", stay, true);
-    new ResizeObserver(stay).observe(this.scroller);
+    scroller.addEventListener("scroll", () => this.scrolled(), { passive: true });
+    new ResizeObserver(stay).observe(scroller);
     $("newer").addEventListener("click", () => this.follow());
   }
 
@@ -65,23 +65,34 @@ export class MessageList {
     this.scroller.scrollTop = this.scroller.scrollHeight;
   }
 
-  // The window
+  // The window: rows from offset `low` on, to before `high`
 
   update() {
-    const { room, stuck } = this;
+    const { room, stuck, scroller } = this;
     if (!room) return;
     const { rows } = room;
-    let end = stuck || this.high === Infinity ? rows.length : this.indexOf(this.high + 1);
-    const start = stuck ? Math.max(0, end - WINDOW) : this.indexOf(this.low);
-    end = Math.min(end, start + MOST);
+    const most = stuck ? rows.length : this.indexOf(this.high);
+    const start = stuck ? Math.max(0, most - WINDOW) : this.indexOf(this.low);
+    const end = Math.min(most, start + MOST);
     this.low = rows[start]?.offset ?? 0;
-    this.high = end === rows.length ? Infinity : rows[end - 1].offset;
-    const anchor = stuck ? null : this.anchor();
+    this.high = rows[end]?.offset ?? Infinity;
+    const top = scroller.scrollTop;
+    const anchor = stuck ? null : [...this.list.children].find((item) => item.offsetTop + item.offsetHeight > top);
+    const below = anchor && anchor.offsetTop - top;
     this.render(this.items(start, end));
+    const place = this.shown.get(anchor?.dataset.key)?.[1];
     if (stuck) this.toEnd();
-    else this.restore(anchor);
+    else if (place) scroller.scrollTop = place.offsetTop - below;
     room.isRead = !stuck;
     this.hint();
+  }
+
+  /** Show the rows from `start` to before `end`, as far as there are any. */
+  look(start, end) {
+    const { rows } = this.room;
+    this.low = rows[Math.max(0, start)]?.offset ?? 0;
+    this.high = rows[end]?.offset ?? Infinity;
+    this.update();
   }
 
   /** The first row at or behind this offset. */
@@ -96,48 +107,20 @@ export class MessageList {
     return low;
   }
 
-  anchor() {
-    const top = this.scroller.scrollTop;
-    for (const item of this.list.children) {
-      if (item.offsetTop + item.offsetHeight > top) return [item.dataset.key, item.offsetTop - top];
-    }
-    return null;
-  }
-
-  restore(anchor) {
-    const item = anchor && this.shown.get(anchor[0])?.[1];
-    if (item) this.scroller.scrollTop = item.offsetTop - anchor[1];
-  }
-
   scrolled() {
-    const { scroller, room } = this;
+    const { scroller, room, low, high } = this;
     if (!room) return;
     const left = scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop;
-    const isStuck = left < 40 && this.high === Infinity;
+    const isStuck = left < 40 && high === Infinity;
     if (this.stuck && !isStuck) this.away();
     this.stuck = isStuck;
-    if (scroller.scrollTop < EDGE && !isStuck) this.extendUp();
-    else if (left < EDGE && this.high !== Infinity) this.extendDown();
+    const [start, end] = [this.indexOf(low), this.indexOf(high)];
+    if (scroller.scrollTop < EDGE && !isStuck) {
+      if (start === 0) room.older(performance.now());
+      else this.look(start - STEP, end);
+    } else if (left < EDGE && high !== Infinity) this.look(Math.max(start, end + STEP - MOST), end + STEP);
     this.hint();
     this.act("scroll");
-  }
-
-  extendUp() {
-    const start = this.indexOf(this.low);
-    if (start === 0) {
-      this.room.older(performance.now());
-      return;
-    }
-    this.low = this.room.rows[Math.max(0, start - STEP)].offset;
-    this.update();
-  }
-
-  extendDown() {
-    const { rows } = this.room;
-    const end = Math.min(rows.length, this.indexOf(this.high + 1) + STEP);
-    this.high = end === rows.length ? Infinity : rows[end - 1].offset;
-    this.low = rows[Math.max(this.indexOf(this.low), end - MOST)].offset;
-    this.update();
   }
 
   /** What is said above and below the messages. */
@@ -145,7 +128,7 @@ export class MessageList {
     const { room } = this;
     const { rows, refused } = room;
     if (this.stuck) this.seen = room.cursor;
-    const news = rows.slice(this.indexOf(this.seen + 1)).filter((row) => !room.mine.has(row.user)).length;
+    const news = room.newsAfter(this.seen).length;
     $("newer").hidden = this.stuck;
     $("newer").lastChild.textContent = news ? `${news} new` : "To the newest";
     const isEmpty = !rows.length && !room.sayings.length && room.joined && !room.hasOlder;
@@ -159,13 +142,10 @@ export class MessageList {
 
   /** The row of an offset comes into sight; false if it is not held. */
   jump(offset) {
-    const { rows, rowAt } = this.room;
-    if (!rowAt.has(offset)) return false;
+    if (!this.room.rowAt.has(offset)) return false;
     const at = this.indexOf(offset);
     this.stuck = false;
-    this.low = rows[Math.max(0, at - STEP)].offset;
-    this.high = rows[at + STEP]?.offset ?? Infinity;
-    this.update();
+    this.look(at - STEP, at + STEP);
     const item = this.shown.get(`m${offset}`)[1];
     item.scrollIntoView({ block: "center" });
     item.focus({ preventScroll: true });
@@ -212,32 +192,26 @@ export class MessageList {
 
   /** A line for a new day, and for what is new; null if the next message begins anew there. */
   separate(found, before, row) {
-    const line = (key, kind, shown) => found.push([key, shown, () => el("li", { class: kind }, shown)]);
+    const line = (key, kind, shown) => found.push([key, shown, () => el(`li.${kind}`, {}, shown)]);
     const isUnread = row.offset >= this.unreadFrom && !(before?.offset >= this.unreadFrom);
     const day = text.dayKey(row.at);
     const isDay = before === null || text.dayKey(before.at) !== day;
     if (isDay) line(`d${day}`, "day", text.dayText(row.at));
-    if (isUnread) line("unread", "day unread", "New");
+    if (isUnread) line("unread", "day.unread", "New");
     return isDay || isUnread ? null : before;
   }
 
   render(items) {
     const focused = document.activeElement?.closest(".msg")?.dataset.key;
     const was = this.shown;
-    this.shown = new Map();
+    const itemOf = (key, signature, make) => (was.get(key)?.[0] === signature ? was.get(key) : [signature, make()]);
+    this.shown = new Map(items.map((each) => [each[0], itemOf(...each)]));
+    for (const [key, [, item]] of was) if (this.shown.get(key)?.[1] !== item) item.remove();
     let place = this.list.firstChild;
-    for (const [key, signature, make] of items) {
-      const old = was.get(key);
-      const item = old?.[0] === signature ? old[1] : make();
+    for (const [key, [, item]] of this.shown) {
       item.dataset.key = key;
       if (item === place) place = place.nextSibling;
       else this.list.insertBefore(item, place);
-      this.shown.set(key, [signature, item]);
-    }
-    while (place) {
-      const next = place.nextSibling;
-      place.remove();
-      place = next;
     }
     this.activate(this.shown.get(this.active)?.[1]);
     if (focused && !document.activeElement?.closest(".msg")) this.shown.get(focused)?.[1].focus({ preventScroll: true });

@@ -1,6 +1,6 @@
 // What is around the messages: rooms, members, who types, the connection.
 
-import { $, button, el, face, icon, put } from "./dom.js";
+import { $, el, face, icon, put } from "./dom.js";
 import * as text from "./text.js";
 
 /** The list of rooms, and the title of the page. */
@@ -21,13 +21,11 @@ export function drawRooms(hub, here, { select, leave }) {
 
 function roomItem([name, isHere, unread], select, leave) {
   const shown = text.cleanName(name);
-  const words = el("span", { class: "sr" }, " unread");
-  const count = unread ? el("span", { class: "count" }, unread > 99 ? "99+" : String(unread), words) : null;
-  const go = button({ class: "go", onclick: () => select(name) }, el("bdi", {}, shown), count);
-  go.dataset.room = name;
-  if (isHere) go.setAttribute("aria-current", "page");
-  const away = { class: "icon", title: "Leave", "aria-label": `Leave ${shown}`, onclick: () => leave(name) };
-  return el("li", { class: `room ${isHere ? "here" : ""} ${unread ? "new" : ""}` }, go, button(away, icon("close")));
+  const count = unread ? el("span.count", {}, unread > 99 ? "99+" : `${unread}`, el("span.sr", {}, " unread")) : null;
+  const props = { onclick: () => select(name), "data-room": name, "aria-current": isHere ? "page" : undefined };
+  const go = el("button.go", props, el("bdi", {}, shown), count);
+  const away = { title: "Leave", "aria-label": `Leave ${shown}`, onclick: () => leave(name) };
+  return el(`li.room${isHere ? ".here" : ""}${unread ? ".new" : ""}`, {}, go, el("button.icon.small", away, icon("close")));
 }
 
 /** Who is in the room, and who one is oneself; `name` is that which was asked for. */
@@ -41,19 +39,19 @@ export function drawMembers(room, name) {
   put($("me-name"), shown);
   put($("me-id"), text.cleanName(me));
   $("me-face").replaceWith(Object.assign(face(me, shown, own?.avatar), { id: "me-face" }));
-  const users = [...members.keys()].sort((a, b) => room.nameOf(a).localeCompare(room.nameOf(b)));
-  const isTwin = (user, other) => other !== undefined && room.nameOf(user) === room.nameOf(other);
-  const items = users.map((user, at) => memberItem(room, user, isTwin(user, users[at - 1]) || isTwin(user, users[at + 1])));
+  const named = [...members.keys()].map((user) => [room.nameOf(user), user]);
+  named.sort(([one], [other]) => one.localeCompare(other));
+  const isTwin = (at) => [at - 1, at + 1].some((other) => named[other]?.[0] === named[at][0]);
+  const items = named.map(([shownAs, user], at) => memberItem(room, user, shownAs, isTwin(at)));
+  if (count > members.size) items.push(el("li.note", {}, "A room with so many members does not name them."));
   $("members").replaceChildren(...items);
-  if (count > members.size) $("members").append(el("li", { class: "note" }, "A room with so many members does not name them."));
 }
 
-function memberItem(room, user, isTwin) {
+function memberItem(room, user, name, isTwin) {
   const { status, avatar } = room.members.get(user);
-  const name = room.nameOf(user);
   const tags = [user === room.me && "you", status === "away" && status, isTwin && text.cleanName(user)];
-  const who = el("span", { class: "who" }, el("bdi", { title: user }, name), el("small", {}, tags.filter(Boolean).join(" · ")));
-  return el("li", { class: `member ${status}` }, face(user, name, avatar), who);
+  const who = el("span.who", {}, el("bdi", { title: user }, name), el("small", {}, tags.filter(Boolean).join(" · ")));
+  return el(`li.member.${status}`, {}, face(user, name, avatar), who);
 }
 
 export function drawTyping(room) {
@@ -67,14 +65,12 @@ export function drawTyping(room) {
 const PHASES = { connected: "Connected", connecting: "Connecting…", reconnecting: "Reconnecting…" };
 
 /** The state of the connection, and what waits for it. */
-export function drawStatus({ state, queued, isUp }, hasToken) {
+export function drawStatus({ state, queued, isUp, isOver }, hasToken) {
   const { phase, attempt, retryAt, cause } = state;
-  const isOver = !(phase in PHASES);
   const short = PHASES[phase] ?? "Not connected";
-  const status = $("status");
-  if (status.dataset.phase && status.dataset.phase !== phase) $("live").textContent = short;
-  status.dataset.phase = phase;
-  status.dataset.state = isUp ? "on" : isOver ? "off" : "wait";
+  const { dataset } = $("status");
+  if (dataset.phase && dataset.phase !== phase) $("live").textContent = short;
+  Object.assign(dataset, { phase, state: isUp ? "on" : isOver ? "off" : "wait" });
   put($("status-text"), isUp && queued > 1 ? `${short} · ${queued} on their way` : short);
   $("banner").hidden = isUp || (phase === "connecting" && attempt < 2);
   $("banner").classList.toggle("bad", isOver);

@@ -16,17 +16,13 @@ const LONG_LINES = 24;
 export function cleanName(text, most = 64) {
   const clean = String(text ?? "").replace(INVISIBLE, "").replace(/\s+/gu, " ").replace(HEAPS, "$1");
   const letters = [...clean.trim()];
-  return letters.length > most ? letters.slice(0, most).join("") + "…" : letters.join("");
+  return letters.slice(0, most).join("") + (letters.length > most ? "…" : "");
 }
 
 /** A text of several lines. */
 export function cleanText(text) {
-  return String(text ?? "")
-    .replace(/\r\n?/gu, "\n")
-    .replace(CONTROLS, "\ufffd")
-    .replace(DIRECTIONS, "")
-    .replace(/\p{Cs}/gu, "\ufffd")
-    .replace(HEAPS, "$1");
+  const lines = String(text ?? "").replace(/\r\n?/gu, "\n").replace(DIRECTIONS, "");
+  return lines.replace(CONTROLS, "\ufffd").replace(/\p{Cs}/gu, "\ufffd").replace(HEAPS, "$1");
 }
 
 /** The beginning of a long text; null if it is not long. */
@@ -37,84 +33,76 @@ export function beginning(text) {
   return cut.replace(/[\ud800-\udbff]$/u, "") + " …";
 }
 
+/** What is made, or undefined if that throws. */
+export function tried(make) {
+  try {
+    return make();
+  } catch {
+    return undefined;
+  }
+}
+
+const parsed = (address, base) => tried(() => new URL(address, base)) ?? {};
+
 /** The address, if it is one that may be opened: http or https, and without a login. */
 export function safeLink(text) {
-  let url;
-  try {
-    url = new URL(text);
-  } catch {
-    return null;
-  }
-  const isWeb = url.protocol === "http:" || url.protocol === "https:";
-  return isWeb && url.hostname && !url.username && !url.password ? url.href : null;
+  const { protocol, hostname, username, password, href } = parsed(text);
+  return /^https?:$/u.test(protocol) && hostname && !username && !password ? href : null;
 }
 
 /** Where a file of this chat is: a path below /files/ of the page's own origin, or null. */
-export function ownFile(content, origin) {
-  let url;
-  try {
-    url = new URL(content, origin);
-  } catch {
-    return null;
-  }
-  const isOwn = url.origin === origin && /^\/files\/[0-9a-f]{64}(\/[^/]*)?$/u.test(url.pathname);
-  return isOwn ? url.pathname : null;
+export function ownFile(content, own) {
+  const { origin, pathname } = parsed(content, own);
+  return origin === own && /^\/files\/[0-9a-f]{64}(\/[^/]*)?$/u.test(pathname) ? pathname : null;
 }
 
 /** The text in parts: `[text, address or null]`. */
 export function linked(text) {
   const parts = [];
   let end = 0;
-  for (const found of text.matchAll(LINKS)) {
-    const shown = withoutTail(found[0]);
+  for (const { 0: found, index } of text.matchAll(LINKS)) {
+    const shown = withoutTail(found);
     const address = safeLink(shown);
     if (address === null) continue;
-    if (found.index > end) parts.push([text.slice(end, found.index), null]);
-    parts.push([shown, address]);
-    end = found.index + shown.length;
+    parts.push([text.slice(end, index), null], [shown, address]);
+    end = index + shown.length;
   }
-  if (end < text.length) parts.push([text.slice(end), null]);
-  return parts;
+  return [...parts, [text.slice(end), null]];
 }
 
 function withoutTail(text) {
-  let shown = text.replace(/[.,:;!?…]+$/u, "");
-  const last = shown.at(-1);
-  if (last in BRACKETS && !shown.includes(BRACKETS[last])) shown = shown.slice(0, -1);
-  return shown;
+  const shown = text.replace(/[.,:;!?…]+$/u, "");
+  const open = BRACKETS[shown.at(-1)];
+  return open && !shown.includes(open) ? shown.slice(0, -1) : shown;
 }
 
 /** "1.4 MB". */
 export function sizeText(bytes) {
-  if (!Number.isFinite(bytes) || bytes < 0) return "";
-  const units = ["bytes", "kB", "MB", "GB", "TB"];
-  let unit = 0;
-  let size = bytes;
-  for (; size >= 1000 && unit < units.length - 1; unit += 1) size /= 1000;
-  return `${unit && size < 10 ? size.toFixed(1) : Math.round(size)} ${units[unit]}`;
+  if (!(bytes >= 0 && bytes < Infinity)) return "";
+  const power = Math.min(4, Math.max(0, Math.floor(Math.log10(bytes) / 3)));
+  const size = bytes / 1000 ** power;
+  return `${size.toFixed(power && size < 10 ? 1 : 0)} ${["bytes", "kB", "MB", "GB", "TB"][power]}`;
 }
 
-const TIME = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
-const DAY = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" });
-const YEAR = new Intl.DateTimeFormat(undefined, { dateStyle: "long" });
-const FULL = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
+/** What shows a time in this way; nothing for what is no time. */
+function timeFormat(options) {
+  const format = new Intl.DateTimeFormat(undefined, options);
+  return (ms) => (Number.isNaN(Number(new Date(ms))) ? "" : format.format(ms));
+}
 
-export const timeText = (ms) => show(TIME, ms);
-export const fullTime = (ms) => show(FULL, ms);
+export const timeText = timeFormat({ hour: "2-digit", minute: "2-digit" });
+export const fullTime = timeFormat({ dateStyle: "full", timeStyle: "medium" });
+const thisYear = timeFormat({ weekday: "long", day: "numeric", month: "long" });
+const otherYear = timeFormat({ dateStyle: "long" });
+
 export const dayKey = (ms) => new Date(ms).toDateString();
 
 /** "Today", "Yesterday", or the day. */
-export function dayText(ms, now = Date.now()) {
+export function dayText(ms) {
+  const now = new Date();
+  const format = new Date(ms).getFullYear() === now.getFullYear() ? thisYear : otherYear;
   if (dayKey(ms) === dayKey(now)) return "Today";
-  const yesterday = new Date(now);
-  yesterday.setDate(yesterday.getDate() - 1);
-  if (dayKey(ms) === dayKey(yesterday)) return "Yesterday";
-  return show(new Date(ms).getFullYear() === new Date(now).getFullYear() ? DAY : YEAR, ms);
-}
-
-function show(format, ms) {
-  const date = new Date(ms);
-  return Number.isNaN(date.getTime()) ? "" : format.format(date);
+  return dayKey(ms) === dayKey(now.setDate(now.getDate() - 1)) ? "Yesterday" : format(ms);
 }
 
 /** One of eight colours for a user, always the same. */

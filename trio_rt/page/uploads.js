@@ -1,6 +1,6 @@
 // Files on their way to the server, as they are seen on the page.
 
-import { $, button, el, icon } from "./dom.js";
+import { $, el, icon } from "./dom.js";
 import { upload } from "./files.js";
 import * as text from "./text.js";
 
@@ -12,9 +12,9 @@ export async function attach(file, token, say) {
   const name = text.cleanName(file.name);
   const bar = el("progress", { max: 1, value: 0, "aria-label": `Progress of ${name}` });
   const about = el("small", {}, text.sizeText(file.size));
-  const cancel = { class: "icon small", "aria-label": `Cancel ${name}`, onclick: () => (stop.abort(), item.remove()) };
-  const acts = el("span", { class: "acts" }, button(cancel, icon("close")));
-  const item = el("li", { class: "up" }, icon("file"), el("span", { class: "what" }, el("bdi", {}, name), about), acts, bar);
+  const cancel = { "aria-label": `Cancel ${name}`, onclick: () => (stop.abort(), item.remove()) };
+  const acts = el("span.acts", {}, el("button.icon.small", cancel, icon("close")));
+  const item = el("li.up", {}, icon("file"), el("span.what", {}, el("bdi", {}, name), about), acts, bar);
   const progress = (sent, total) => {
     bar.value = total ? sent / total : 1;
     about.textContent = `${text.sizeText(sent)} of ${text.sizeText(total)}`;
@@ -27,11 +27,12 @@ export async function attach(file, token, say) {
     say(IMAGE.test(metadata.type) ? "image" : "file", { content: path, metadata: { ...metadata, ...size } });
   } catch (error) {
     if (stop.signal.aborted) return;
+    const again = () => (item.remove(), attach(file, token, say));
     item.classList.add("bad");
     about.textContent = error.message;
     about.setAttribute("role", "alert");
     bar.remove();
-    acts.prepend(button({ class: "again", onclick: () => (item.remove(), attach(file, token, say)) }, "Try again"));
+    acts.prepend(el("button.again", { onclick: again }, "Try again"));
   }
 }
 
