@@ -2,12 +2,12 @@
 
 import { Composer } from "./composer.js";
 import { $ } from "./dom.js";
+import { attach } from "./files.js";
 import { Hub } from "./hub.js";
 import { MessageList } from "./list.js";
 import { brief } from "./message.js";
 import { drawMembers, drawRooms, drawStatus, drawTyping } from "./panels.js";
 import * as text from "./text.js";
-import { attach } from "./uploads.js";
 
 const SAID_EVERY_MS = 700; // to screen readers
 const now = () => performance.now();

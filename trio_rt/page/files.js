@@ -1,6 +1,10 @@
-// Uploads by tus 1.0: in pieces, each of which can be lost and sent again.
-// https://tus.io/protocols/resumable-upload
+// Files on their way to the server, by tus 1.0: in pieces, each of which can be lost and sent
+// again. https://tus.io/protocols/resumable-upload
 
+import { $, el, icon } from "./dom.js";
+import * as text from "./text.js";
+
+const IMAGE = /^image\/(png|jpeg|gif|webp)$/u;
 const PIECE = 256 * 1024;
 const TRIES = 12;
 const NO_FILES = "This server takes no files.";
@@ -17,12 +21,53 @@ const PASSING = new Set([408, 409, 423, 429, 460, 500, 502, 503, 504]);
 
 class Refusal extends Error {}
 
+/** Send a file, to be seen on the page; `say(kind, payload)` says it in the room when it is there. */
+export async function attach(file, token, say) {
+  const stop = new AbortController();
+  const name = text.cleanName(file.name);
+  const bar = el("progress", { max: 1, value: 0, "aria-label": `Progress of ${name}` });
+  const about = el("small", {}, text.sizeText(file.size));
+  const cancel = { "aria-label": `Cancel ${name}`, onclick: () => (stop.abort(), item.remove()) };
+  const acts = el("span.acts", {}, el("button.icon.small", cancel, icon("close")));
+  const item = el("li.up", {}, icon("file"), el("span.what", {}, el("bdi", {}, name), about), acts, bar);
+  const progress = (sent, total) => {
+    bar.value = total ? sent / total : 1;
+    about.textContent = `${text.sizeText(sent)} of ${text.sizeText(total)}`;
+  };
+  $("uploads").append(item);
+  try {
+    const size = await imageSize(file);
+    const { path, ...metadata } = await upload(file, token, progress, stop.signal);
+    item.remove();
+    say(IMAGE.test(metadata.type) ? "image" : "file", { content: path, metadata: { ...metadata, ...size } });
+  } catch (error) {
+    if (stop.signal.aborted) return;
+    const again = () => (item.remove(), attach(file, token, say));
+    item.classList.add("bad");
+    about.textContent = error.message;
+    about.setAttribute("role", "alert");
+    bar.remove();
+    acts.prepend(el("button.again", { onclick: again }, "Try again"));
+  }
+}
+
+/** So that the page knows an image's place before it has the image. */
+async function imageSize(file) {
+  if (!IMAGE.test(file.type)) return {};
+  try {
+    const { width, height } = await createImageBitmap(file);
+    return { width, height };
+  } catch {
+    return {}; // it is none
+  }
+}
+
 /**
  * Send a file; returns `{path, name, size, type}` as the server has it.
  * `progress(sent, total)` is told after each piece. Throws an Error with a text for people;
  * an aborted `signal` throws its reason, and gives the upload up.
  */
-export async function upload(file, { token = "", base = "/files", progress = () => {}, signal }) {
+async function upload(file, token, progress, signal) {
   const { name, size, type } = file;
   const always = { "Tus-Resumable": "1.0.0", ...(token && { Authorization: `Bearer ${token}` }) };
   let place = "";
@@ -47,7 +92,7 @@ export async function upload(file, { token = "", base = "/files", progress = () 
 
   async function begin() {
     const about = `filename ${base64(name)}${type && `,filetype ${base64(type)}`}`;
-    const headers = await call("POST", base, { "Upload-Length": size, "Upload-Metadata": about });
+    const headers = await call("POST", "/files", { "Upload-Length": size, "Upload-Metadata": about });
     const { origin, pathname } = new URL(headers.get("Location") ?? "", location.href);
     if (origin !== location.origin) throw new Refusal("The server named another place.");
     place = pathname;

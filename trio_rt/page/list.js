@@ -5,9 +5,8 @@
 // to its place after each change.
 
 import { $, el } from "./dom.js";
-import { messageItem, quoted } from "./message.js";
+import { messageItem, quoted, Tools } from "./message.js";
 import * as text from "./text.js";
-import { Tools } from "./tools.js";
 
 const WINDOW = 100;
 const MOST = 240;
@@ -165,40 +164,28 @@ export class MessageList {
 
   /** `[key, signature, make]` of everything that is to be shown. */
   items(start, end) {
-    const { room } = this;
+    const { room, act, opened, unreadFrom } = this;
+    const { rows, sayings, me, members, connected } = room;
     const found = [];
+    const line = (key, kind, shown) => found.push([key, shown, () => el(`li.${kind}`, {}, shown)]);
     let before = null;
-    for (const row of [...room.rows.slice(start, end), ...(end === room.rows.length ? this.own() : [])]) {
-      const { offset, reply, user } = row;
-      before = this.separate(found, before, row);
-      const isNext = before?.user === user && before.kind !== "moderation" && row.at - before.at < GROUP_MS;
-      const view = { isHead: !isNext, waits: offset ? room.changesOf(offset) : "", isOpen: this.opened.has(offset), act: this.act };
-      const looks = [view.isHead, view.waits, view.isOpen, room.nameOf(user), room.members.get(user)?.avatar, user === room.me];
-      const state = offset ? [row.rev] : [row.state, row.failure, room.connected];
+    for (const row of [...rows.slice(start, end), ...(end === rows.length ? sayings : [])]) {
+      const { offset, reply, user, at } = row;
+      const day = text.dayKey(at);
+      const isDay = before === null || text.dayKey(before.at) !== day;
+      const isUnread = offset >= unreadFrom && !(before?.offset >= unreadFrom);
+      if (isDay) line(`d${day}`, "day", text.dayText(at));
+      if (isUnread) line("unread", "day.unread", "New");
+      const isSame = before?.user === user && before.kind !== "moderation" && at - before.at < GROUP_MS;
+      const isHead = isDay || isUnread || !isSame;
+      const view = { isHead, waits: offset ? room.changesOf(offset) : "", isOpen: opened.has(offset), act };
+      const state = offset ? [row.rev] : [row.state, row.failure, connected];
+      const looks = [isHead, view.waits, view.isOpen, room.nameOf(user), members.get(user)?.avatar, user === me];
       const signature = [...looks, ...state, reply ? quoted(room, reply) : ""].join("\n");
       found.push([offset ? `m${offset}` : `p${row.id}`, signature, () => messageItem(room, row, view)]);
       before = row;
     }
     return found;
-  }
-
-  /** One's own messages that are not in the room yet, as rows. */
-  own() {
-    return this.room.sayings.map(({ id, type, payload, state, at, failure }) => {
-      const { content, reply = 0, metadata = {} } = payload;
-      return { id, user: this.room.me, kind: type, content, offset: 0, reply, meta: metadata, at, state, failure };
-    });
-  }
-
-  /** A line for a new day, and for what is new; null if the next message begins anew there. */
-  separate(found, before, row) {
-    const line = (key, kind, shown) => found.push([key, shown, () => el(`li.${kind}`, {}, shown)]);
-    const isUnread = row.offset >= this.unreadFrom && !(before?.offset >= this.unreadFrom);
-    const day = text.dayKey(row.at);
-    const isDay = before === null || text.dayKey(before.at) !== day;
-    if (isDay) line(`d${day}`, "day", text.dayText(row.at));
-    if (isUnread) line("unread", "day.unread", "New");
-    return isDay || isUnread ? null : before;
   }
 
   render(items) {

@@ -1,11 +1,13 @@
-// One message of a room, as an element of the list.
+// One message of a room, as an element of the list, and what can be done with it.
 
-import { el, face, icon } from "./dom.js";
+import { $, el, face, icon } from "./dom.js";
 import * as text from "./text.js";
 
 const AWAY = { target: "_blank", rel: "noopener noreferrer" };
 const EMOJI = /^\p{Extended_Pictographic}[\p{Extended_Pictographic}\p{M}\u200d\ufe0f]{0,7}$/u;
 const MODERATED = { mute: "muted", unmute: "unmuted", ban: "banned", unban: "let in again", role: "now a" };
+const QUICK = ["👍", "❤️", "😂"];
+const MORE = ["🎉", "😮", "😢", "🙏", "👀", "✅", "🔥", "👎"];
 
 /**
  * `row` is one of the room, or of one's own without an offset yet. `view` has `isHead` (it
@@ -119,4 +121,41 @@ function moderation(room, { meta, at }) {
   const what = Object.hasOwn(MODERATED, action) ? MODERATED[action] : "moderated";
   const more = action === "role" ? ` ${text.cleanName(role)}` : end;
   return el("li.note", { title: text.fullTime(at) }, el("bdi", {}, room.nameOf(user)), ` is ${what}${more}`);
+}
+
+/** What can be done with a message: one toolbar, which goes to the message that is used. */
+export class Tools {
+  /** `act(name, row, more)` is called for what is chosen. */
+  constructor(act) {
+    const bar = $("tools");
+    const tool = (title, inside, onclick) => el("button", { title, onclick, "aria-label": title }, inside);
+    const done = (...what) => () => act(what[0], bar.closest(".msg").row, what[1]);
+    const react = (emoji) => tool(`React with ${emoji}`, emoji, done("react", [emoji, true]));
+    this.bar = bar;
+    this.more = el("span.pick", {}, ...MORE.map(react));
+    this.toggle = tool("More reactions", icon("smile"), () => this.unfold(this.more.hidden));
+    this.edit = tool("Edit", icon("edit"), done("edit"));
+    this.remove = tool("Delete", icon("trash"), done("delete"));
+    this.remove.className = "danger";
+    const reply = tool("Reply", icon("reply"), done("reply"));
+    bar.append(...QUICK.map(react), this.toggle, reply, this.edit, this.remove, this.more);
+    this.unfold(false);
+  }
+
+  unfold(isOpen) {
+    this.more.hidden = !isOpen;
+    this.toggle.setAttribute("aria-expanded", isOpen);
+  }
+
+  /** Go to this message; null: nowhere. */
+  moveTo(item, isMine, isAtTop) {
+    const { bar } = this;
+    bar.parentElement.classList.remove("open", "low");
+    bar.hidden = !item;
+    this.edit.hidden = !isMine || item?.row.kind !== "text";
+    this.remove.hidden = !isMine;
+    const place = item ?? document.body;
+    if (bar.parentElement !== place) place.append(bar);
+    item?.classList.add("open", ...(isAtTop ? ["low"] : []));
+  }
 }

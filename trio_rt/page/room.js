@@ -4,7 +4,7 @@
 // once, over lost links and lost sessions.
 //
 // The rule: only offsets count. `low` to `cursor` is held without a hole; what comes beyond
-// the next offset waits in `kept` until a page of the log has brought what is between.
+// the next offset only says that there is more, and pages of the log bring it.
 // What was said about a message (edits, deletions, reactions) is kept by its offset, the
 // newest word for each, so that it does not matter in which order pages bring it.
 // Own messages are published one at a time, with an id, until they are answered; after a
@@ -14,7 +14,6 @@ import { cleanName } from "./text.js";
 
 const KINDS = ["text", "image", "file"];
 const PAGE = 100;
-const KEPT = 1000; // live messages beyond a hole
 const HELD = 1000; // messages, while nobody reads old ones
 const HELD_MOST = 10_000;
 const TARGETS = 20_000; // messages with something said about them
@@ -49,7 +48,6 @@ export class Room {
   rows = []; // {offset, id, user, kind, content, at, reply, meta, rev}
   rowAt = new Map();
   about = new Map(); // offset -> {edit, deleted, reactions}
-  kept = new Map();
   isRead = false; // somebody reads old messages: nothing is forgotten
   // People
   members = new Map();
@@ -96,9 +94,12 @@ export class Room {
     return [...users].filter((user) => !this.mine.has(user));
   }
 
-  /** Own messages that are on their way, or failed. */
+  /** Own messages that are on their way, or failed, as rows without an offset. */
   get sayings() {
-    return this.pending.filter(isSaid);
+    return this.pending.filter(isSaid).map(({ type, payload, ...each }) => {
+      const { content, reply = 0, metadata: meta = {} } = payload;
+      return { ...each, user: this.me, kind: type, content, offset: 0, reply, meta };
+    });
   }
 
   /** How many own words are not stored yet. */
@@ -377,7 +378,8 @@ export class Room {
     this.#doubt = false;
     this.#syncTo = 0;
     this.pending = this.pending.filter((each) => !each.offset);
-    for (const map of [this.rowAt, this.about, this.kept]) map.clear();
+    this.rowAt.clear();
+    this.about.clear();
     this.changed("rows");
   }
 
@@ -417,21 +419,17 @@ export class Room {
     else if (epoch !== this.epoch) this.#doubt = !this.#isFresh;
     else {
       this.grow(this.first, offset);
-      if (offset > this.cursor + 1) keep(this.kept, offset, event, KEPT);
-      else this.follow(offset, [event]);
+      if (offset === this.cursor + 1) this.follow([event]);
     }
   }
 
-  /** Follow the log with these, and those that were kept behind them; nothing else is up to `last`. */
-  follow(last, items = []) {
-    const step = (item) => {
+  /** The next messages of the log. */
+  follow(items) {
+    for (const item of items) {
+      if (item.offset <= this.cursor) continue;
       this.cursor = item.offset;
-      this.kept.delete(item.offset);
       this.fold(item);
-    };
-    for (const item of items) if (item.offset > this.cursor) step(item);
-    if (!items.length) this.cursor = Math.max(this.cursor, last);
-    for (let item; (item = this.kept.get(this.cursor + 1)); ) step(item);
+    }
     this.trim();
     this.pending = this.pending.filter((each) => !(each.offset <= this.cursor));
     this.changed("pending");
@@ -445,7 +443,8 @@ export class Room {
       return;
     }
     this.grow(first, last);
-    this.follow(last, items);
+    this.follow(items);
+    if (!items.length) this.cursor = Math.max(this.cursor, last); // all of it is gone
   }
 
   olderPage({ epoch, first = 1, items = [] }) {
