@@ -142,7 +142,7 @@
   const busy = new Room("x", { ask: (type, body) => (sent.push(body), "c"), changed: () => {}, newId: () => "m" });
   busy.up(0);
   busy.take({ kind: "done", re: "c", user: "me", epoch: "e", first: 1, last: 0 }, 0);
-  for (let now = 0; now < 7000; now += 500) busy.keystroke(now);
+  for (let now = 0; now < 7000; now += 500) busy.types(true, now);
   check(sent.filter((body) => body.type === "typing").length === 3, "typing is told too often", sent);
   const types = (user, on) => busy.take({ kind: "message", type: "typing", user, device: "d", payload: { on } }, 0);
   types("ada", true);

@@ -28,41 +28,34 @@ const composer = new Composer(say);
 
 // Drawing, once a frame
 
-const dirty = new Set();
+let isDirty = false;
 
-function changed(what, room) {
-  if (what === "unnamed") composer.notice(`The name was not taken: ${room}`);
-  if (what === "notice") composer.notice(room.notice);
-  if (what === "rows" && room === app.room) listen(room);
-  if (!dirty.size) {
-    // A page that is not seen has no frames.
-    if (document.hidden) setTimeout(draw, 200);
-    else requestAnimationFrame(draw);
-  }
-  dirty.add(room === app.room ? what : "rooms");
+function changed(notice = "") {
+  if (notice) composer.notice(notice);
+  // A page that is not seen has no frames.
+  if (!isDirty && document.hidden) setTimeout(draw, 200);
+  else if (!isDirty) requestAnimationFrame(draw);
+  isDirty = true;
 }
 
 function draw() {
   const { hub, room, name, token } = app;
-  const what = [...dirty];
-  dirty.clear();
+  isDirty = false;
   if (!room) return;
-  const has = (...kinds) => kinds.some((kind) => what.includes(kind));
-  if (has("rows", "pending", "state", "members")) list.update();
-  if (has("members", "state")) drawMembers(room, name);
-  if (has("members", "typing")) drawTyping(room);
+  list.update();
+  drawMembers(room, name);
+  drawTyping(room);
   drawStatus(hub, token !== "");
   markRead();
   drawRooms(hub, room, { select, leave });
+  listen(room);
 }
 
 /** Tell screen readers of new messages, a few at a time. */
-const news = { heard: 0, rows: [], timer: null };
+const news = { rows: [], timer: null };
 
 function listen(room) {
-  if (!room.rows.length) news.heard = room.cursor; // what comes now is history
-  news.rows.push(...room.newsAfter(news.heard));
-  news.heard = Math.max(news.heard, room.rows.at(-1)?.offset ?? 0);
+  news.rows.push(...room.takeNews());
   if (news.rows.length) news.timer ??= setTimeout(tellNews, SAID_EVERY_MS, room);
 }
 
@@ -84,20 +77,21 @@ function select(name, isNew = true) {
   const room = app.hub.join(name);
   if (app.room === room) return;
   app.room = room;
-  Object.assign(news, { heard: room.cursor, rows: [] });
+  room.heard = room.cursor;
+  news.rows = [];
   $("title").textContent = text.cleanName(name);
   keepRooms();
   if (isNew) history.pushState(null, "", `#${encodeURIComponent(name)}`);
   composer.open(room);
   list.show(room);
-  for (const what of ["members", "typing", "state"]) changed(what, room);
+  changed();
 }
 
 function leave(name) {
   app.hub.leave(name);
   if (app.room.name === name) select([...app.hub.rooms.keys()][0] ?? "lobby");
   keepRooms();
-  changed("rooms");
+  changed();
 }
 
 const keepRooms = () => keep("localStorage", "rooms", JSON.stringify([...app.hub.rooms.keys()]));
@@ -237,7 +231,7 @@ on("shade", "click", closeDrawers);
 addEventListener("keydown", (event) => event.key === "Escape" && closeDrawers());
 addEventListener("popstate", () => app.hub && isRoomName(hashRoom()) && select(hashRoom(), false));
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden) changed("rows", app.room);
+  if (!document.hidden) changed();
   else {
     list.away();
     draw(); // a frame that was asked for does not come any more

@@ -18,14 +18,14 @@ export class Composer {
     $("context-off").addEventListener("click", () => this.about(null));
     field.addEventListener("input", () => this.typed());
     field.addEventListener("keydown", (event) => this.pressed(event));
-    field.addEventListener("blur", () => this.room?.stopTyping());
+    field.addEventListener("blur", () => this.room?.types(false));
   }
 
   /** Write in this room; what was written in the last one is kept there. */
   open(room) {
     this.about(null);
     if (this.room) this.room.draft = this.field.value;
-    this.room?.stopTyping();
+    this.room?.types(false);
     this.room = room;
     this.field.value = room.draft ?? "";
     this.grow();
@@ -76,8 +76,7 @@ export class Composer {
 
   typed() {
     this.grow();
-    if (this.field.value && this.context?.kind !== "edit") this.room?.keystroke(performance.now());
-    else this.room?.stopTyping();
+    this.room?.types(this.field.value !== "" && this.context?.kind !== "edit", performance.now());
   }
 
   pressed(event) {

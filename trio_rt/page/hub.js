@@ -7,7 +7,7 @@ import { tried } from "./text.js";
 const now = () => performance.now();
 
 export class Hub {
-  /** `changed(what, room)` is told after each change; "status" is that of the connection. */
+  /** `changed(notice)` is told after each change, with what there is to say about it. */
   constructor(url, { name, token, changed }) {
     Object.assign(this, { name, changed, rooms: new Map(), state: { phase: "connecting" } });
     this.conn = connect(url, token ? { token } : {});
@@ -35,7 +35,7 @@ export class Hub {
     if (this.rooms.has(name)) return this.rooms.get(name);
     const room = new Room(name, {
       ask: (type, payload) => this.send(type, payload),
-      changed: (what) => this.changed(what, room),
+      changed: this.changed,
       newId: () => crypto.getRandomValues(new Uint8Array(16)).reduce((id, n) => id + n.toString(36), ""),
     });
     this.rooms.set(name, room);
@@ -71,7 +71,7 @@ export class Hub {
       this.state = state;
       if (this.isUp && !state.resumed) this.setName(this.name);
       for (const room of this.rooms.values()) this.isUp ? room.up(now()) : room.down();
-      this.changed("status");
+      this.changed();
     }
   }
 
@@ -86,12 +86,12 @@ export class Hub {
   }
 
   answered(event) {
-    if (event?.re === this.profile && event?.kind === "refused") this.changed("unnamed", event.text);
+    if (event?.re === this.profile && event?.kind === "refused") this.changed(`The name was not taken: ${event.text}`);
     for (const room of this.rooms.values()) if (room.asked(event?.re)) room.take(event, now());
   }
 
   tick() {
     for (const room of this.rooms.values()) room.tick(now());
-    this.changed("status");
+    this.changed();
   }
 }

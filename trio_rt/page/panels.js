@@ -36,20 +36,23 @@ export function drawMembers(room, name) {
   put($("people-title"), people);
   const own = members.get(me);
   const shown = text.cleanName(own?.name || name || me || "You");
+  const named = [...members].map(([user, info]) => [room.nameOf(user), user, info]);
+  const { dataset } = $("members");
+  const key = JSON.stringify([shown, me, own, count, named]);
+  if (dataset.key === key) return;
+  dataset.key = key;
   put($("me-name"), shown);
   put($("me-id"), text.cleanName(me));
   $("me-face").replaceWith(Object.assign(face(me, shown, own?.avatar), { id: "me-face" }));
-  const named = [...members.keys()].map((user) => [room.nameOf(user), user]);
   named.sort(([one], [other]) => one.localeCompare(other));
   const isTwin = (at) => [at - 1, at + 1].some((other) => named[other]?.[0] === named[at][0]);
-  const items = named.map(([shownAs, user], at) => memberItem(room, user, shownAs, isTwin(at)));
+  const items = named.map((member, at) => memberItem(room, member, isTwin(at)));
   if (count > members.size) items.push(el("li.note", {}, "A room with so many members does not name them."));
   $("members").replaceChildren(...items);
 }
 
-function memberItem(room, user, name, isTwin) {
-  const { status, avatar } = room.members.get(user);
-  const tags = [user === room.me && "you", status === "away" && status, isTwin && text.cleanName(user)];
+function memberItem({ me }, [name, user, { status, avatar }], isTwin) {
+  const tags = [user === me && "you", status === "away" && status, isTwin && text.cleanName(user)];
   const who = el("span.who", {}, el("bdi", { title: user }, name), el("small", {}, tags.filter(Boolean).join(" · ")));
   return el(`li.member.${status}`, {}, face(user, name, avatar), who);
 }

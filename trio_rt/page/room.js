@@ -36,7 +36,6 @@ export class Room {
   connected = false;
   joined = false;
   refused = null; // why it will never be joined
-  notice = ""; // why the last change of a message was refused
   me = "";
   mine = new Set(); // users that one has been: a guest is another one in each session
   // The log
@@ -45,6 +44,7 @@ export class Room {
   head = 0;
   low = 1;
   cursor = 0;
+  heard = 0; // as far as screen readers were told
   rows = []; // {offset, id, user, kind, content, at, reply, meta, rev}
   rowAt = new Map();
   about = new Map(); // offset -> {edit, deleted, reactions}
@@ -67,8 +67,8 @@ export class Room {
   #isFresh = true;
 
   /**
-   * `ask(type, payload)` sends a command and returns its id. `changed(what)` is told after
-   * each change: "rows", "members", "typing", "pending", "state", "notice".
+   * `ask(type, payload)` sends a command and returns its id. `changed(notice)` is told after
+   * each change, with what there is to say about it.
    */
   constructor(name, { ask, changed, newId }) {
     Object.assign(this, { name, ask, changed, newId });
@@ -87,6 +87,13 @@ export class Room {
     const start = this.rows.findLastIndex((row) => row.offset <= offset) + 1;
     const isNews = (row) => row.kind !== "moderation" && !this.mine.has(row.user) && !this.isDeleted(row.offset);
     return this.rows.slice(start).filter(isNews);
+  }
+
+  /** What was not asked for before. */
+  takeNews() {
+    const news = this.newsAfter(this.heard);
+    this.heard = this.cursor;
+    return news;
   }
 
   get typing() {
@@ -148,8 +155,7 @@ export class Room {
   down() {
     this.connected = false;
     this.typists.clear();
-    this.changed("typing");
-    this.changed("state");
+    this.changed();
   }
 
   /** The hub knows no more of this client, or answers were lost. */
@@ -159,15 +165,13 @@ export class Room {
     this.unsend();
     this.typists.clear();
     this.#marked = 0;
-    this.changed("state");
+    this.changed();
     this.pump(now);
   }
 
   /** To be called each second: words that are over, commands that are to be tried again. */
   tick(now) {
-    const over = [...this.typists].filter(([, until]) => until <= now);
-    for (const [key] of over) this.typists.delete(key);
-    if (over.length) this.changed("typing");
+    for (const [key, until] of this.typists) if (until <= now && this.typists.delete(key)) this.changed();
     this.pump(now);
   }
 
@@ -217,18 +221,16 @@ export class Room {
   publishLater(type, payload, now, at) {
     const each = { id: this.newId(), type, payload, state: "queued", at, failure: "" };
     this.pending.push(each);
-    if (this.refused) this.fail(each, this.refused.text);
+    if (this.refused) this.set(each, "failed", this.refused.text);
     this.#typedAt = -Infinity;
-    this.changed(isSaid(each) ? "pending" : "rows");
+    this.changed();
     this.pump(now);
     return each.id;
   }
 
   retry(id, now) {
     const each = this.pending.find((one) => one.id === id && one.state === "failed");
-    if (!each) return;
-    this.pending = [...this.pending.filter((one) => one !== each), each];
-    this.set(each, "queued");
+    if (each) this.set(each, "queued");
     this.pump(now);
   }
 
@@ -240,17 +242,13 @@ export class Room {
 
   forget(each) {
     this.pending = this.pending.filter((one) => one !== each);
-    this.changed("pending");
+    this.changed();
     if (!isSaid(each)) this.touch(each.payload.target);
   }
 
   set(each, state, failure = "") {
     Object.assign(each, { state, failure });
-    this.changed("pending");
-  }
-
-  fail(each, failure) {
-    if (each.state !== "failed") this.set(each, "failed", failure);
+    this.changed();
   }
 
   publish(each) {
@@ -275,37 +273,26 @@ export class Room {
     if (code === "forged_name" && !each.plain) {
       each.plain = true;
       this.set(each, "queued");
-    } else if (isSaid(each)) this.fail(each, text || code);
+    } else if (isSaid(each)) this.set(each, "failed", text || code);
     else {
-      this.notice = text || code;
       this.forget(each);
-      this.changed("notice");
+      this.changed(text || code);
     }
   }
 
-  /** The user types: told at most every 3 s. */
-  keystroke(now) {
-    if (!this.connected || !this.joined || now - this.#typedAt < TYPING_EVERY_MS) return;
-    this.#typedAt = now;
-    this.tellTyping(true);
-  }
-
-  /** The user types no more, and has said nothing. */
-  stopTyping() {
-    if (this.#typedAt !== -Infinity && this.connected && this.joined) this.tellTyping(false);
-    this.#typedAt = -Infinity;
-  }
-
-  tellTyping(on) {
-    const body = { room: this.name, type: "typing", payload: { on }, to: "others", store: false };
-    this.ask("hub.publish", body);
+  /** Whether the user types: told at most every 3 s, and when it is over without a message. */
+  types(on, now) {
+    const isDue = on ? now - this.#typedAt >= TYPING_EVERY_MS : this.#typedAt > -Infinity;
+    if (!isDue || !this.connected || !this.joined) return;
+    this.#typedAt = on ? now : -Infinity;
+    this.ask("hub.publish", { room: this.name, type: "typing", payload: { on }, to: "others", store: false });
   }
 
   /** All up to here is read. */
   read(offset, now) {
     if (offset <= this.readTo) return;
     this.readTo = offset;
-    this.changed("state");
+    this.changed();
     this.pump(now);
   }
 
@@ -351,9 +338,9 @@ export class Room {
   refuse({ code = "", text = "" }) {
     this.joined = false;
     this.refused = { code, text };
-    for (const each of this.pending) this.fail(each, text);
+    for (const each of this.pending) this.set(each, "failed", text);
     this.members.clear();
-    this.changed("state");
+    this.changed();
   }
 
   enter(done) {
@@ -368,19 +355,19 @@ export class Room {
     }
     this.look(done);
     this.#syncTo = this.epoch === epoch ? this.head : 0;
-    this.changed("state");
+    this.changed();
     if (!this.rows.length) this.older(Infinity);
   }
 
   /** A log of which nothing is held but its end. */
   begin({ epoch = "", first = 1, last = 0 }) {
-    Object.assign(this, { epoch, first, cursor: last, head: last, low: last + 1, readTo: 0, rows: [] });
+    Object.assign(this, { epoch, first, cursor: last, head: last, low: last + 1, readTo: 0, heard: last, rows: [] });
     this.#doubt = false;
     this.#syncTo = 0;
     this.pending = this.pending.filter((each) => !each.offset);
     this.rowAt.clear();
     this.about.clear();
-    this.changed("rows");
+    this.changed();
   }
 
   /** How the room is. */
@@ -409,8 +396,7 @@ export class Room {
       for (const key of this.typists.keys()) if (key.startsWith(`${user}\n`)) this.typists.delete(key);
     }
     if (joined.length + left.length) this.count = this.members.size;
-    this.changed("members");
-    this.changed("typing");
+    this.changed();
   }
 
   live(event, now) {
@@ -432,7 +418,7 @@ export class Room {
     }
     this.trim();
     this.pending = this.pending.filter((each) => !(each.offset <= this.cursor));
-    this.changed("pending");
+    this.changed();
   }
 
   /** The page after the cursor; or, in doubt, the last one. */
@@ -454,7 +440,7 @@ export class Room {
     for (const item of items) if (item.offset < this.low) this.fold(item, older);
     this.rows = [...older, ...this.rows];
     this.low = Math.max(this.first, Math.min(this.low, items[0]?.offset ?? this.first));
-    this.changed("rows");
+    this.changed();
     // A page may have nothing to be seen in it.
     if (older.length < 20 && this.rows.length < 50) this.older(Infinity);
   }
@@ -472,14 +458,14 @@ export class Room {
     const key = `${user}\n${device}`;
     if (payload?.on === true) keep(this.typists, key, now + TYPING_HOLDS_MS, TYPISTS);
     else this.typists.delete(key);
-    this.changed("typing");
+    this.changed();
   }
 
   /** One message of the log; a row goes to the end of `rows`. */
   fold(event, rows = this.rows) {
     const { type, payload, offset, user = "", device, id = "" } = event;
     if (id) this.echoed(id);
-    if (this.typists.delete(`${user}\n${device}`)) this.changed("typing");
+    if (this.typists.delete(`${user}\n${device}`)) this.changed();
     if (payload === null || typeof payload !== "object") return;
     const { content, reply, target, metadata } = payload;
     const row = { offset, id, user, kind: type, content: "", at: timeOf(event), reply: 0, meta: {}, rev: 0 };
@@ -495,7 +481,7 @@ export class Room {
     }
     rows.push(row);
     this.rowAt.set(offset, row);
-    this.changed("rows");
+    this.changed();
   }
 
   echoed(id) {
@@ -525,6 +511,6 @@ export class Room {
     const row = this.rowAt.get(target);
     if (!row) return;
     row.rev += 1;
-    this.changed("rows");
+    this.changed();
   }
 }
