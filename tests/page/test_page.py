@@ -64,8 +64,9 @@ def has(selector: str, text: str) -> str:
 
 
 async def use(page: Page, text: str, tool: str) -> None:
-    """Choose an action for the message with this text, from the keyboard."""
-    item = f"[...document.querySelectorAll('.msg')].find((m) => m.innerText.includes({json.dumps(text)}))"
+    """Choose an action for the message with this text, from the keyboard, once it is sent."""
+    item = f"[...document.querySelectorAll('.msg:not(.waits)')].find((m) => m.innerText.includes({json.dumps(text)}))"
+    await page.wait(f"{item} !== undefined")
     await page.eval(f"{item}.focus()")
     await page.eval(f"""document.querySelector('#tools button[aria-label="{tool}"]').click()""")
 

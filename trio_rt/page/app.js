@@ -14,15 +14,16 @@ const now = () => performance.now();
 const isSmall = matchMedia("(max-width: 760px)");
 
 // What the browser keeps. It may keep nothing: then it is asked for again.
-const kept = (store, key) => text.tried(() => window[store].getItem(`trio-rt.${key}`)) ?? "";
-const keep = (store, key, value) => text.tried(() => window[store].setItem(`trio-rt.${key}`, value));
+const storeOf = (key) => (key === "token" ? sessionStorage : localStorage);
+const kept = (key) => text.tried(() => storeOf(key).getItem(`trio-rt.${key}`)) ?? "";
+const keep = (key, value) => text.tried(() => storeOf(key).setItem(`trio-rt.${key}`, value));
 
 const isRoomName = (name) => name && name === text.cleanName(name, 128) && text.bytesOf(name) <= 128;
-const keptRooms = () => text.tried(() => JSON.parse(kept("localStorage", "rooms")).filter(isRoomName)) ?? [];
+const keptRooms = () => text.tried(() => JSON.parse(kept("rooms")).filter(isRoomName)) ?? [];
 const hashRoom = () => text.tried(() => decodeURIComponent(location.hash.slice(1)));
 const firstRoom = () => [hashRoom(), ...keptRooms(), "lobby"].find(isRoomName);
 
-const app = { hub: null, room: null, name: kept("localStorage", "name"), token: kept("sessionStorage", "token") };
+const app = { hub: null, room: null, name: kept("name"), token: kept("token") };
 const list = new MessageList(act);
 const composer = new Composer(say);
 
@@ -94,7 +95,7 @@ function leave(name) {
   changed();
 }
 
-const keepRooms = () => keep("localStorage", "rooms", JSON.stringify([...app.hub.rooms.keys()]));
+const keepRooms = () => keep("rooms", JSON.stringify([...app.hub.rooms.keys()]));
 
 // Who one is
 
@@ -117,16 +118,14 @@ function enter(event) {
     ask(wrong);
     return;
   }
-  const isOther = !app.hub || token !== app.token || app.hub.isOver;
+  const isSame = app.hub && token === app.token && !app.hub.isOver;
   Object.assign(app, { name: text.cleanName(name), token });
-  keep("localStorage", "name", app.name);
-  keep("sessionStorage", "token", token);
+  keep("name", app.name);
+  keep("token", token);
   $("sign").close();
-  if (isOther) start(room);
-  else {
-    app.hub.setName(app.name);
-    select(room);
-  }
+  if (isSame) app.hub.setName(app.name);
+  if (isSame) select(room);
+  else start(room);
   $("text").focus();
 }
 
@@ -147,8 +146,10 @@ function start(room) {
 
 // What one does
 
+const publish = (room, type, payload) => room.publishLater(type, payload, now(), Date.now());
+
 function say(type, payload, room = app.room) {
-  room.publishLater(type, payload, now(), Date.now());
+  publish(room, type, payload);
   if (room !== app.room || type === "edit") return;
   list.unreadFrom = Infinity;
   list.follow();
@@ -156,7 +157,7 @@ function say(type, payload, room = app.room) {
 
 function act(name, row, more) {
   const { room } = app;
-  const change = (type, payload) => room.publishLater(type, { target: row.offset, ...payload }, now(), Date.now());
+  const change = (type, payload) => publish(room, type, { target: row.offset, ...payload });
   const acts = {
     scroll: markRead,
     write: () => $("text").focus(),

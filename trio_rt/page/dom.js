@@ -2,10 +2,9 @@
 
 import * as text from "./text.js";
 
-const SVG = "http://www.w3.org/2000/svg";
 const ICONS = {
   menu: "M4 7h16M4 12h16M4 17h16",
-  people: "M9 4.5a3.5 3.5 0 1 0 0 7a3.5 3.5 0 1 0 0-7M2.5 20c0-3.6 2.9-6 6.5-6s6.5 2.4 6.5 6M16 4.8a3.5 3.5 0 0 1 0 6.4M18 14.4c2.2.8 3.5 2.9 3.5 5.6",
+  people: "M9 4.5a3.5 3.5 0 1 0 0 7a3.5 3.5 0 1 0 0-7M2.5 20c0-8 13-8 13 0M16 5a3.5 3.5 0 0 1 0 6M18 14.5c2 1 3.5 3 3.5 5.5",
   send: "M5 12h13M12 5.5l6.5 6.5-6.5 6.5",
   clip: "M19.5 11.5l-7.8 7.8a4.8 4.8 0 0 1-6.8-6.8l8.1-8.1a3.2 3.2 0 0 1 4.5 4.5l-8 8a1.6 1.6 0 0 1-2.3-2.3l7.3-7.2",
   close: "M6 6l12 12M18 6L6 18",
@@ -35,7 +34,7 @@ export function el(kind, props = {}, ...children) {
 }
 
 export function icon(name) {
-  const [svg, path] = ["svg", "path"].map((tag) => document.createElementNS(SVG, tag));
+  const [svg, path] = ["svg", "path"].map((tag) => document.createElementNS("http://www.w3.org/2000/svg", tag));
   svg.setAttribute("aria-hidden", "true");
   svg.setAttribute("viewBox", "0 0 24 24");
   path.setAttribute("d", ICONS[name]);

@@ -36,10 +36,12 @@ export async function attach(file, token, say) {
   };
   $("uploads").append(item);
   try {
-    const size = await imageSize(file);
+    // The page is to know an image's place before it has the image; but it may be none.
+    const { width, height } = IMAGE.test(file.type) ? await createImageBitmap(file).catch(() => ({})) : {};
     const { path, ...metadata } = await upload(file, token, progress, stop.signal);
     item.remove();
-    say(IMAGE.test(metadata.type) ? "image" : "file", { content: path, metadata: { ...metadata, ...size } });
+    const kind = IMAGE.test(metadata.type) ? "image" : "file";
+    say(kind, { content: path, metadata: { ...metadata, width, height } });
   } catch (error) {
     if (stop.signal.aborted) return;
     const again = () => (item.remove(), attach(file, token, say));
@@ -51,21 +53,9 @@ export async function attach(file, token, say) {
   }
 }
 
-/** So that the page knows an image's place before it has the image. */
-async function imageSize(file) {
-  if (!IMAGE.test(file.type)) return {};
-  try {
-    const { width, height } = await createImageBitmap(file);
-    return { width, height };
-  } catch {
-    return {}; // it is none
-  }
-}
-
 /**
- * Send a file; returns `{path, name, size, type}` as the server has it.
- * `progress(sent, total)` is told after each piece. Throws an Error with a text for people;
- * an aborted `signal` throws its reason, and gives the upload up.
+ * Send a file; returns `{path, name, size, type}` as the server has it. Throws an Error with a
+ * text for people; with an aborted `signal` the upload is given up.
  */
 async function upload(file, token, progress, signal) {
   const { name, size, type } = file;
@@ -115,7 +105,8 @@ async function upload(file, token, progress, signal) {
         if (error instanceof Refusal || signal?.aborted) throw error;
         tries += 1;
         if (tries >= TRIES) throw new Error("The server cannot be reached.");
-        await pause(Math.min(10_000, 250 * 2 ** tries), signal);
+        const pause = Math.min(10_000, 250 * 2 ** tries);
+        await new Promise((resolve) => setTimeout(resolve, pause));
       }
     }
     return stored;
@@ -125,24 +116,12 @@ async function upload(file, token, progress, signal) {
   }
 }
 
-function pause(ms, signal) {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(resolve, ms);
-    signal?.addEventListener("abort", () => (clearTimeout(timer), reject(signal.reason)), { once: true });
-  });
-}
+const base64 = (value) => btoa(String.fromCharCode(...new TextEncoder().encode(value)));
 
-const base64 = (text) => btoa(String.fromCharCode(...new TextEncoder().encode(text)));
-
+/** What is not Base64 is as if it were not there. */
 function metadata(header) {
-  const told = {};
-  for (const pair of header.split(",")) {
-    const [key, value = ""] = pair.trim().split(" ");
-    try {
-      told[key] = new TextDecoder().decode(Uint8Array.from(atob(value), (c) => c.charCodeAt(0)));
-    } catch {
-      // not Base64: as if it were not there
-    }
-  }
-  return told;
+  const pairs = header.split(",").map((pair) => pair.trim().split(" "));
+  const bytes = (value = "") => Uint8Array.from(atob(value), (letter) => letter.charCodeAt(0));
+  const read = (value) => text.tried(() => new TextDecoder().decode(bytes(value)));
+  return Object.fromEntries(pairs.map(([key, value]) => [key, read(value)]));
 }

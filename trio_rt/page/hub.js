@@ -7,13 +7,13 @@ import { tried } from "./text.js";
 const now = () => performance.now();
 
 export class Hub {
-  /** `changed(notice)` is told after each change, with what there is to say about it. */
+  /** `changed(notice)` is told when something may have changed, with what there is to say of it. */
   constructor(url, { name, token, changed }) {
     Object.assign(this, { name, changed, rooms: new Map(), state: { phase: "connecting" } });
     this.conn = connect(url, token ? { token } : {});
     this.watch();
     this.listen(null, "hub.done", "hub.refused").catch(() => {}); // the states say why
-    this.timer = setInterval(() => this.tick(), 1000);
+    this.timer = setInterval(() => this.rooms.forEach((room) => room.tick(now())), 1000);
   }
 
   get isUp() {
@@ -71,7 +71,6 @@ export class Hub {
       this.state = state;
       if (this.isUp && !state.resumed) this.setName(this.name);
       for (const room of this.rooms.values()) this.isUp ? room.up(now()) : room.down();
-      this.changed();
     }
   }
 
@@ -88,10 +87,5 @@ export class Hub {
   answered(event) {
     if (event?.re === this.profile && event?.kind === "refused") this.changed(`The name was not taken: ${event.text}`);
     for (const room of this.rooms.values()) if (room.asked(event?.re)) room.take(event, now());
-  }
-
-  tick() {
-    for (const room of this.rooms.values()) room.tick(now());
-    this.changed();
   }
 }

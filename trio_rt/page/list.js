@@ -134,8 +134,8 @@ export class MessageList {
     $("empty").hidden = !isEmpty && !refused;
     const why = refused && `You cannot be in this room: ${refused.text || refused.code}`;
     $("empty-text").textContent = why ?? "Nothing has been said here yet. Say hello!";
-    const isAll = room.low <= room.first;
-    const top = room.hasOlder ? "Loading older messages…" : isAll ? "This is the beginning." : "Older messages are not shown.";
+    const end = room.low <= room.first ? "This is the beginning." : "Older messages are not shown.";
+    const top = room.hasOlder ? "Loading older messages…" : end;
     $("top").textContent = room.joined && rows.length ? top : "";
   }
 

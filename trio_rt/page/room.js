@@ -67,8 +67,8 @@ export class Room {
   #isFresh = true;
 
   /**
-   * `ask(type, payload)` sends a command and returns its id. `changed(notice)` is told after
-   * each change, with what there is to say about it.
+   * `ask(type, payload)` sends a command and returns its id. `changed(notice)` is told when
+   * something may have changed, with what there is to say about it.
    */
   constructor(name, { ask, changed, newId }) {
     Object.assign(this, { name, ask, changed, newId });
@@ -165,18 +165,18 @@ export class Room {
     this.unsend();
     this.typists.clear();
     this.#marked = 0;
-    this.changed();
     this.pump(now);
   }
 
   /** To be called each second: words that are over, commands that are to be tried again. */
   tick(now) {
-    for (const [key, until] of this.typists) if (until <= now && this.typists.delete(key)) this.changed();
+    for (const [key, until] of this.typists) if (until <= now) this.typists.delete(key);
     this.pump(now);
   }
 
-  /** Send whatever is due. */
+  /** Something has happened: send whatever is due. */
   pump(now) {
+    this.changed();
     if (!this.connected || this.refused || now < this.#retryAt) return;
     if (!this.joined) {
       this.command("join", "hub.join", {}, (done) => this.enter(done));
@@ -223,7 +223,6 @@ export class Room {
     this.pending.push(each);
     if (this.refused) this.set(each, "failed", this.refused.text);
     this.#typedAt = -Infinity;
-    this.changed();
     this.pump(now);
     return each.id;
   }
@@ -238,17 +237,16 @@ export class Room {
   dismiss(id) {
     const each = this.pending.find((one) => one.id === id && one.state !== "sent");
     if (each) this.forget(each);
+    this.changed();
   }
 
   forget(each) {
     this.pending = this.pending.filter((one) => one !== each);
-    this.changed();
     if (!isSaid(each)) this.touch(each.payload.target);
   }
 
   set(each, state, failure = "") {
     Object.assign(each, { state, failure });
-    this.changed();
   }
 
   publish(each) {
@@ -292,7 +290,6 @@ export class Room {
   read(offset, now) {
     if (offset <= this.readTo) return;
     this.readTo = offset;
-    this.changed();
     this.pump(now);
   }
 
@@ -340,7 +337,6 @@ export class Room {
     this.refused = { code, text };
     for (const each of this.pending) this.set(each, "failed", text);
     this.members.clear();
-    this.changed();
   }
 
   enter(done) {
@@ -355,7 +351,6 @@ export class Room {
     }
     this.look(done);
     this.#syncTo = this.epoch === epoch ? this.head : 0;
-    this.changed();
     if (!this.rows.length) this.older(Infinity);
   }
 
@@ -367,7 +362,6 @@ export class Room {
     this.pending = this.pending.filter((each) => !each.offset);
     this.rowAt.clear();
     this.about.clear();
-    this.changed();
   }
 
   /** How the room is. */
@@ -396,7 +390,6 @@ export class Room {
       for (const key of this.typists.keys()) if (key.startsWith(`${user}\n`)) this.typists.delete(key);
     }
     if (joined.length + left.length) this.count = this.members.size;
-    this.changed();
   }
 
   live(event, now) {
@@ -418,7 +411,6 @@ export class Room {
     }
     this.trim();
     this.pending = this.pending.filter((each) => !(each.offset <= this.cursor));
-    this.changed();
   }
 
   /** The page after the cursor; or, in doubt, the last one. */
@@ -440,7 +432,6 @@ export class Room {
     for (const item of items) if (item.offset < this.low) this.fold(item, older);
     this.rows = [...older, ...this.rows];
     this.low = Math.max(this.first, Math.min(this.low, items[0]?.offset ?? this.first));
-    this.changed();
     // A page may have nothing to be seen in it.
     if (older.length < 20 && this.rows.length < 50) this.older(Infinity);
   }
@@ -458,14 +449,13 @@ export class Room {
     const key = `${user}\n${device}`;
     if (payload?.on === true) keep(this.typists, key, now + TYPING_HOLDS_MS, TYPISTS);
     else this.typists.delete(key);
-    this.changed();
   }
 
   /** One message of the log; a row goes to the end of `rows`. */
   fold(event, rows = this.rows) {
     const { type, payload, offset, user = "", device, id = "" } = event;
     if (id) this.echoed(id);
-    if (this.typists.delete(`${user}\n${device}`)) this.changed();
+    this.typists.delete(`${user}\n${device}`);
     if (payload === null || typeof payload !== "object") return;
     const { content, reply, target, metadata } = payload;
     const row = { offset, id, user, kind: type, content: "", at: timeOf(event), reply: 0, meta: {}, rev: 0 };
@@ -481,7 +471,6 @@ export class Room {
     }
     rows.push(row);
     this.rowAt.set(offset, row);
-    this.changed();
   }
 
   echoed(id) {
@@ -509,8 +498,6 @@ export class Room {
 
   touch(target) {
     const row = this.rowAt.get(target);
-    if (!row) return;
-    row.rev += 1;
-    this.changed();
+    if (row) row.rev += 1;
   }
 }

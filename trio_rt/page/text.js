@@ -87,7 +87,7 @@ export function sizeText(bytes) {
 /** What shows a time in this way; nothing for what is no time. */
 function timeFormat(options) {
   const format = new Intl.DateTimeFormat(undefined, options);
-  return (ms) => (Number.isNaN(Number(new Date(ms))) ? "" : format.format(ms));
+  return (ms) => tried(() => format.format(ms)) ?? "";
 }
 
 export const timeText = timeFormat({ hour: "2-digit", minute: "2-digit" });
