@@ -444,8 +444,7 @@ async def test_hostile_contents(tmp_path: Path) -> None:
         tallest = await ada.eval(
             "Math.max(...[...document.querySelectorAll('.msg')].map((m) => m.offsetHeight))"
         )
-        assert tallest < 1500
-        await ada.eval("[...document.querySelectorAll('.more')].at(-1).click()")
+        assert tallest < 844
         assert await ada.eval(TRAPS) is None
         assert await is_clean(ada)
 

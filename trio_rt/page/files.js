@@ -7,12 +7,10 @@ import * as text from "./text.js";
 const IMAGE = /^image\/(png|jpeg|gif|webp)$/u;
 const PIECE = 256 * 1024;
 const TRIES = 12;
-const NO_FILES = "This server takes no files.";
 const WHY = {
   401: "Files can be sent by users with a token only.",
-  403: "Files cannot be sent from this page.",
-  404: NO_FILES,
-  405: NO_FILES,
+  404: "This server takes no files.",
+  405: "This server takes no files.",
   413: "The file is too large.",
   415: "Files of this type are not taken.",
   507: "The server has no room for the file.",

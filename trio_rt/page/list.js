@@ -17,8 +17,7 @@ const GROUP_MS = 300_000;
 export class MessageList {
   /** `act(name, row, more)` is called for what is done with a message. */
   constructor(act) {
-    this.act = (name, row, more) => (name === "open" ? this.open(row) : act(name, row, more));
-    Object.assign(this, { scroller: $("scroller"), list: $("messages"), room: null, tools: new Tools(this.act) });
+    Object.assign(this, { act, scroller: $("scroller"), list: $("messages"), room: null, tools: new Tools(act) });
     const { list, scroller } = this;
     const stay = () => this.stuck && this.toEnd();
     for (const kind of ["mouseover", "focusin", "click"]) {
@@ -39,7 +38,7 @@ export class MessageList {
   show(room) {
     if (this.room) this.room.isRead = false;
     this.unreadFrom = room.unread ? room.readTo + 1 : Infinity;
-    Object.assign(this, { room, shown: new Map(), opened: new Set(), seen: room.cursor });
+    Object.assign(this, { room, shown: new Map(), seen: room.cursor });
     this.list.replaceChildren();
     this.follow();
     const line = this.shown.get("unread")?.[1];
@@ -153,18 +152,11 @@ export class MessageList {
     return true;
   }
 
-  /** All of a long text. */
-  open(row) {
-    this.opened.add(row.offset);
-    this.stuck = false;
-    this.update();
-  }
-
   // The elements
 
   /** `[key, signature, make]` of everything that is to be shown. */
   items(start, end) {
-    const { room, act, opened, unreadFrom } = this;
+    const { room, act, unreadFrom } = this;
     const { rows, sayings, me, members, connected } = room;
     const found = [];
     const line = (key, kind, shown) => found.push([key, shown, () => el(`li.${kind}`, {}, shown)]);
@@ -178,9 +170,9 @@ export class MessageList {
       if (isUnread) line("unread", "day.unread", "New");
       const isSame = before?.user === user && before.kind !== "moderation" && at - before.at < GROUP_MS;
       const isHead = isDay || isUnread || !isSame;
-      const view = { isHead, waits: offset ? room.changesOf(offset) : "", isOpen: opened.has(offset), act };
+      const view = { isHead, waits: offset ? room.changesOf(offset) : "", act };
       const state = offset ? [row.rev] : [row.state, row.failure, connected];
-      const looks = [isHead, view.waits, view.isOpen, room.nameOf(user), members.get(user)?.avatar, user === me];
+      const looks = [isHead, view.waits, room.nameOf(user), members.get(user)?.avatar, user === me];
       const signature = [...looks, ...state, reply ? quoted(room, reply) : ""].join("\n");
       found.push([offset ? `m${offset}` : `p${row.id}`, signature, () => messageItem(room, row, view)]);
       before = row;

@@ -11,8 +11,8 @@ const MORE = ["🎉", "😮", "😢", "🙏", "👀", "✅", "🔥", "👎"];
 
 /**
  * `row` is one of the room, or of one's own without an offset yet. `view` has `isHead` (it
- * begins a group), `waits` (what is under way about it), `isOpen` (all of a long text), and
- * `act(name, row, more)` for what is done with it.
+ * begins a group), `waits` (what is under way about it), and `act(name, row, more)` for what is
+ * done with it.
  */
 export function messageItem(room, row, view) {
   const { offset, user, reply, state, kind } = row;
@@ -22,16 +22,16 @@ export function messageItem(room, row, view) {
   const content = gone ? "This message was deleted." : text.cleanText(offset ? room.contentOf(row) : row.content);
   const isAct = kind === "text" && !gone && content.startsWith("/me ");
   const failed = state === "failed";
+  const item = el(`li.msg.c${text.hue(user)}`, { tabIndex: -1, row });
   const kinds = { head: view.isHead, gone, act: isAct, failed, waits: !offset && !failed };
-  const classes = Object.keys(kinds).filter((each) => kinds[each]);
-  const item = el(["li.msg", `c${text.hue(user)}`, ...classes].join("."), { tabIndex: -1, row });
+  for (const [kindOf, isOne] of Object.entries(kinds)) item.classList.toggle(kindOf, isOne);
   item.append(...byline(room, row, name, view.isHead, isAct));
   if (gone) {
     item.append(el("p.body", {}, content));
     return item;
   }
   if (reply) item.append(quote(room, reply, view.act));
-  item.append(...body(row, content, isAct ? name : "", view));
+  item.append(body(row, content, isAct ? name : ""));
   const tags = [offset && room.about.get(offset)?.edit && "edited", view.waits].filter(Boolean);
   if (tags.length) item.append(el("span.tag", {}, tags.join(" · ")));
   item.append(offset ? reactions(room, row, view.act) : progress(room, row, view.act));
@@ -57,16 +57,14 @@ function byline(room, { at, user }, name, isHead, isAct) {
   return [face(user, name, room.members.get(user)?.avatar), el("p.by", {}, by, time)];
 }
 
-function body(row, content, actor, view) {
-  if (row.kind !== "text") return [file(row, content)];
-  const start = view.isOpen ? null : text.beginning(content);
+function body(row, content, actor) {
+  if (row.kind !== "text") return file(row, content);
   const made = el(EMOJI.test(content) ? "div.body.big" : "div.body", { dir: "auto" });
   if (actor) made.append(el("bdi", {}, actor), " ");
-  for (const [part, href] of text.linked((start ?? content).slice(actor ? 4 : 0))) {
+  for (const [part, href] of text.linked(content.slice(actor ? 4 : 0))) {
     made.append(href ? el("a", { href, title: href, ...AWAY }, part) : part);
   }
-  if (start === null || !row.offset) return [made];
-  return [made, el("button.more", { onclick: () => view.act("open", row) }, "Show all of it")];
+  return made;
 }
 
 /** An image or another file of the own origin, or a link to one elsewhere. */

@@ -9,9 +9,6 @@ const HEAPS = /(\p{M}{6})\p{M}+/gu;
 const LINKS = /https?:\/\/[^\s<>"'`\u200b-\u200f\u2028\u2029]{1,2000}/giu;
 const BRACKETS = { ")": "(", "]": "[", "}": "{" };
 
-const LONG = 1500;
-const LONG_LINES = 24;
-
 /** A name: one line, nothing invisible, of a bounded length. */
 export function cleanName(text, most = 64) {
   const clean = String(text ?? "").replace(INVISIBLE, "").replace(/\s+/gu, " ").replace(HEAPS, "$1");
@@ -23,14 +20,6 @@ export function cleanName(text, most = 64) {
 export function cleanText(text) {
   const lines = String(text ?? "").replace(/\r\n?/gu, "\n").replace(DIRECTIONS, "");
   return lines.replace(CONTROLS, "\ufffd").replace(/\p{Cs}/gu, "\ufffd").replace(HEAPS, "$1");
-}
-
-/** The beginning of a long text; null if it is not long. */
-export function beginning(text) {
-  const lines = text.split("\n", LONG_LINES + 1);
-  if (text.length <= LONG && lines.length <= LONG_LINES) return null;
-  const cut = lines.slice(0, LONG_LINES).join("\n").slice(0, LONG);
-  return cut.replace(/[\ud800-\udbff]$/u, "") + " …";
 }
 
 /** What is made, or undefined if that throws. */
