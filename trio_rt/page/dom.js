@@ -20,7 +20,10 @@ const ICONS = {
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element, such as `li.note`; `props` are properties, and attributes where they have a dash. */
+/**
+ * An element, such as `li.note`; `props` are properties, and attributes where they have a dash.
+ * Children that are falsy are left out.
+ */
 export function el(kind, props = {}, ...children) {
   const [tag, ...classes] = kind.split(".");
   const made = Object.assign(document.createElement(tag), { className: classes.join(" ") });
@@ -29,7 +32,7 @@ export function el(kind, props = {}, ...children) {
     if (name.includes("-")) made.setAttribute(name, value);
     else made[name] = value;
   }
-  made.append(...children.filter((child) => child !== null));
+  made.append(...children.filter(Boolean));
   return made;
 }
 

@@ -12,6 +12,7 @@ const WINDOW = 100;
 const MOST = 240;
 const STEP = 60;
 const EDGE = 800; // pixels from an end, where more are shown
+const NEAR = 40; // pixels from the end, which are none
 const GROUP_MS = 300_000;
 
 export class MessageList {
@@ -49,7 +50,7 @@ export class MessageList {
 
   /** Go to the end, and stay there. */
   follow() {
-    this.stuck = true;
+    Object.assign(this, { stuck: true, bottom: 0 });
     this.update();
   }
 
@@ -61,14 +62,17 @@ export class MessageList {
 
   toEnd() {
     this.scroller.scrollTop = this.scroller.scrollHeight;
+    this.bottom = this.scroller.scrollTop;
   }
 
   // The window: rows from offset `low` on, to before `high`
 
   update() {
-    const { room, stuck, scroller } = this;
+    const { room, scroller } = this;
     if (!room) return;
     const { rows } = room;
+    // The reader may have scrolled, and the event be still to come.
+    const stuck = (this.stuck &&= scroller.scrollTop > this.bottom - NEAR);
     const most = stuck ? rows.length : this.indexOf(this.high);
     const start = stuck ? Math.max(0, most - WINDOW) : this.indexOf(this.low);
     const end = Math.min(most, start + MOST);
@@ -109,7 +113,7 @@ export class MessageList {
     const { scroller, room, low, high } = this;
     if (!room) return;
     const left = scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop;
-    const isStuck = left < 40 && high === Infinity;
+    const isStuck = left < NEAR && high === Infinity;
     if (this.stuck && !isStuck) this.away();
     this.stuck = isStuck;
     const [start, end] = [this.indexOf(low), this.indexOf(high)];

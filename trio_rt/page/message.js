@@ -15,27 +15,24 @@ const MORE = ["🎉", "😮", "😢", "🙏", "👀", "✅", "🔥", "👎"];
  * done with it.
  */
 export function messageItem(room, row, view) {
-  const { offset, user, reply, state, kind } = row;
+  const { offset, user, reply, kind } = row;
+  const { isHead, waits, act } = view;
   if (kind === "moderation") return moderation(room, row);
-  const name = room.nameOf(user);
   const gone = offset > 0 && room.isDeleted(offset);
   const content = gone ? "This message was deleted." : text.cleanText(offset ? room.contentOf(row) : row.content);
   const isAct = kind === "text" && !gone && content.startsWith("/me ");
-  const failed = state === "failed";
-  const item = el(`li.msg.c${text.hue(user)}`, { tabIndex: -1, row });
-  const kinds = { head: view.isHead, gone, act: isAct, failed, waits: !offset && !failed };
-  for (const [kindOf, isOne] of Object.entries(kinds)) item.classList.toggle(kindOf, isOne);
-  item.append(...byline(room, row, name, view.isHead, isAct));
-  if (gone) {
-    item.append(el("p.body", {}, content));
-    return item;
-  }
-  if (reply) item.append(quote(room, reply, view.act));
-  item.append(body(row, content, isAct ? name : ""));
-  const tags = [offset && room.about.get(offset)?.edit && "edited", view.waits].filter(Boolean);
-  if (tags.length) item.append(el("span.tag", {}, tags.join(" · ")));
-  item.append(offset ? reactions(room, row, view.act) : progress(room, row, view.act));
-  return item;
+  const edited = offset && room.about.get(offset)?.edit && "edited";
+  const state = offset ? gone && "gone" : row.state === "failed" ? "failed" : "waits";
+  const classes = [`msg c${text.hue(user)}`, isHead && "head", isAct && "act", state];
+  const all = [
+    reply && quote(room, reply, act),
+    body(row, content, isAct && room.nameOf(user)),
+    el("span.tag", {}, [edited, waits].filter(Boolean).join(" · ")),
+    offset ? reactions(room, row, act) : progress(room, row, act),
+  ];
+  const shown = gone ? [el("p.body", {}, content)] : all;
+  const props = { className: classes.filter(Boolean).join(" "), tabIndex: -1, row };
+  return el("li", props, ...byline(room, row, isHead, isAct), ...shown);
 }
 
 /** What of `offset` is quoted, on one line. */
@@ -49,12 +46,13 @@ export function quoted(room, offset) {
 /** What is said in a row, or the name of a file. */
 export const brief = (room, row) => (row.kind === "text" ? room.contentOf(row) : row.meta.name || "a file");
 
-function byline(room, { at, user }, name, isHead, isAct) {
+function byline(room, { at, user }, isHead, isAct) {
+  const name = room.nameOf(user);
   const props = { dateTime: new Date(at).toISOString(), title: text.fullTime(at) };
   const time = el(isHead ? "time" : "time.side-time", props, text.timeText(at));
   if (!isHead) return [el("span.sr", {}, `${name}: `), time];
-  const by = isAct ? null : el("bdi.name", { title: user }, name);
-  return [face(user, name, room.members.get(user)?.avatar), el("p.by", {}, by, time)];
+  const by = el("p.by", {}, !isAct && el("bdi.name", { title: user }, name), time);
+  return [face(user, name, room.members.get(user)?.avatar), by];
 }
 
 function body(row, content, actor) {
@@ -100,7 +98,7 @@ function reactions(room, row, act) {
     const onclick = () => act("react", row, [reaction, !isOn]);
     return el("button", { title, onclick, ...labels }, el("bdi", {}, shown), `${users.length}`);
   });
-  return marks.length ? el("div.marks", {}, ...marks) : "";
+  return marks.length && el("div.marks", {}, ...marks);
 }
 
 function progress(room, row, act) {
@@ -110,7 +108,7 @@ function progress(room, row, act) {
   }
   const isQueued = row.state === "queued";
   const shown = isQueued && !room.connected ? "Waits for the connection" : "Sending…";
-  return el("p.own", {}, icon("clock"), shown, isQueued ? choice("dismiss", "Take back") : null);
+  return el("p.own", {}, icon("clock"), shown, isQueued && choice("dismiss", "Take back"));
 }
 
 function moderation(room, { meta, at }) {

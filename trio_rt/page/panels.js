@@ -21,7 +21,7 @@ export function drawRooms(hub, here, { select, leave }) {
 
 function roomItem([name, isHere, unread], select, leave) {
   const shown = text.cleanName(name);
-  const count = unread ? el("span.count", {}, unread > 99 ? "99+" : `${unread}`, el("span.sr", {}, " unread")) : null;
+  const count = unread && el("span.count", {}, unread > 99 ? "99+" : `${unread}`, el("span.sr", {}, " unread"));
   const props = { onclick: () => select(name), "data-room": name, "aria-current": isHere ? "page" : undefined };
   const go = el("button.go", props, el("bdi", {}, shown), count);
   const away = { title: "Leave", "aria-label": `Leave ${shown}`, onclick: () => leave(name) };
