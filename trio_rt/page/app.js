@@ -159,8 +159,6 @@ function act(name, row, more) {
   const { room } = app;
   const change = (type, payload) => publish(room, type, { target: row.offset, ...payload });
   const acts = {
-    scroll: markRead,
-    write: () => $("text").focus(),
     jump: () => list.jump(more) || composer.notice("That message is not here any more."),
     retry: () => room.retry(row.id, now()),
     dismiss: () => room.dismiss(row.id),
@@ -184,7 +182,7 @@ function drag(event) {
   const { type, dataTransfer } = event;
   if (!dataTransfer?.types.includes("Files")) return;
   event.preventDefault();
-  $("drop").hidden = type !== "dragover";
+  $("main").classList.toggle("drop", type === "dragover");
   if (type === "drop") attachAll(event, dataTransfer.files);
 }
 

@@ -85,7 +85,8 @@ export class Hub {
   }
 
   answered(event) {
-    if (event?.re === this.profile && event?.kind === "refused") this.changed(`The name was not taken: ${event.text}`);
-    for (const room of this.rooms.values()) if (room.asked(event?.re)) room.take(event, now());
+    const { re, kind, text } = event ?? {};
+    if (re === this.profile && kind === "refused") this.changed(`The name was not taken: ${text}`);
+    for (const room of this.rooms.values()) if (room.asked(re)) room.take(event, now());
   }
 }

@@ -60,6 +60,11 @@ export class MessageList {
     if (this.room && !(isUsed && !this.stuck)) this.unreadFrom = this.room.cursor + 1;
   }
 
+  leaveEnd() {
+    this.away();
+    this.stuck = false;
+  }
+
   toEnd() {
     this.scroller.scrollTop = this.scroller.scrollHeight;
     this.bottom = this.scroller.scrollTop;
@@ -72,7 +77,8 @@ export class MessageList {
     if (!room) return;
     const { rows } = room;
     // The reader may have scrolled, and the event be still to come.
-    const stuck = (this.stuck &&= scroller.scrollTop > this.bottom - NEAR);
+    if (this.stuck && scroller.scrollTop < this.bottom - NEAR) this.leaveEnd();
+    const { stuck } = this;
     const most = stuck ? rows.length : this.indexOf(this.high);
     const start = stuck ? Math.max(0, most - WINDOW) : this.indexOf(this.low);
     const end = Math.min(most, start + MOST);
@@ -114,7 +120,7 @@ export class MessageList {
     if (!room) return;
     const left = scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop;
     const isStuck = left < NEAR && high === Infinity;
-    if (this.stuck && !isStuck) this.away();
+    if (this.stuck && !isStuck) this.leaveEnd();
     this.stuck = isStuck;
     const [start, end] = [this.indexOf(low), this.indexOf(high)];
     if (scroller.scrollTop < EDGE && !isStuck) {
@@ -122,7 +128,6 @@ export class MessageList {
       else this.look(start - STEP, end);
     } else if (left < EDGE && high !== Infinity) this.look(Math.max(start, end + STEP - MOST), end + STEP);
     this.hint();
-    this.act("scroll");
   }
 
   /** What is said above and below the messages. */
@@ -151,8 +156,6 @@ export class MessageList {
     const item = this.shown.get(`m${offset}`)[1];
     item.scrollIntoView({ block: "center" });
     item.focus({ preventScroll: true });
-    item.classList.add("flash");
-    setTimeout(() => item.classList.remove("flash"), 1500);
     return true;
   }
 
@@ -212,9 +215,7 @@ export class MessageList {
   /** The tools go to this message. */
   activate(item) {
     const row = item?.row;
-    const key = item?.dataset.key;
-    if (this.active !== key) this.tools.unfold(false);
-    this.active = key;
+    this.active = item?.dataset.key;
     const isTool = row?.offset && !this.room.isDeleted(row.offset);
     const isAtTop = isTool && item.offsetTop - this.scroller.scrollTop < 24;
     this.tools.moveTo(isTool ? item : null, row?.user === this.room?.me, isAtTop);
@@ -223,7 +224,7 @@ export class MessageList {
 
   key(event) {
     const { target, key } = event;
-    if (key === "Escape") this.act("write");
+    if (key === "Escape") $("text").focus();
     if (!target.classList.contains("msg")) return;
     const items = [...this.list.querySelectorAll(".msg")];
     const at = items.indexOf(target);

@@ -4,10 +4,8 @@ import { $, el, face, icon } from "./dom.js";
 import * as text from "./text.js";
 
 const AWAY = { target: "_blank", rel: "noopener noreferrer" };
-const EMOJI = /^\p{Extended_Pictographic}[\p{Extended_Pictographic}\p{M}\u200d\ufe0f]{0,7}$/u;
 const MODERATED = { mute: "muted", unmute: "unmuted", ban: "banned", unban: "let in again", role: "now a" };
-const QUICK = ["👍", "❤️", "😂"];
-const MORE = ["🎉", "😮", "😢", "🙏", "👀", "✅", "🔥", "👎"];
+const REACTIONS = ["👍", "❤️", "😂", "🎉", "😮", "😢"];
 
 /**
  * `row` is one of the room, or of one's own without an offset yet. `view` has `isHead` (it
@@ -57,7 +55,7 @@ function byline(room, { at, user }, isHead, isAct) {
 
 function body(row, content, actor) {
   if (row.kind !== "text") return file(row, content);
-  const made = el(EMOJI.test(content) ? "div.body.big" : "div.body", { dir: "auto" });
+  const made = el("div.body", { dir: "auto" });
   if (actor) made.append(el("bdi", {}, actor), " ");
   for (const [part, href] of text.linked(content.slice(actor ? 4 : 0))) {
     made.append(href ? el("a", { href, title: href, ...AWAY }, part) : part);
@@ -124,23 +122,15 @@ export class Tools {
   /** `act(name, row, more)` is called for what is chosen. */
   constructor(act) {
     const bar = $("tools");
-    const tool = (title, inside, onclick) => el("button", { title, onclick, "aria-label": title }, inside);
-    const done = (...what) => () => act(what[0], bar.closest(".msg").row, what[1]);
-    const react = (emoji) => tool(`React with ${emoji}`, emoji, done("react", [emoji, true]));
+    const tool = (title, inside, ...what) => {
+      const onclick = () => act(what[0], bar.closest(".msg").row, what[1]);
+      return el("button", { title, onclick, "aria-label": title }, inside);
+    };
+    const reactions = REACTIONS.map((emoji) => tool(`React with ${emoji}`, emoji, "react", [emoji, true]));
     this.bar = bar;
-    this.more = el("span.pick", {}, ...MORE.map(react));
-    this.toggle = tool("More reactions", icon("smile"), () => this.unfold(this.more.hidden));
-    this.edit = tool("Edit", icon("edit"), done("edit"));
-    this.remove = tool("Delete", icon("trash"), done("delete"));
-    this.remove.className = "danger";
-    const reply = tool("Reply", icon("reply"), done("reply"));
-    bar.append(...QUICK.map(react), this.toggle, reply, this.edit, this.remove, this.more);
-    this.unfold(false);
-  }
-
-  unfold(isOpen) {
-    this.more.hidden = !isOpen;
-    this.toggle.setAttribute("aria-expanded", isOpen);
+    this.edit = tool("Edit", icon("edit"), "edit");
+    this.remove = tool("Delete", icon("trash"), "delete");
+    bar.append(...reactions, tool("Reply", icon("reply"), "reply"), this.edit, this.remove);
   }
 
   /** Go to this message; null: nowhere. */

@@ -28,6 +28,8 @@ function roomItem([name, isHere, unread], select, leave) {
   return el(`li.room${isHere ? ".here" : ""}${unread ? ".new" : ""}`, {}, go, el("button.icon.small", away, icon("close")));
 }
 
+let drawn = "";
+
 /** Who is in the room, and who one is oneself; `name` is that which was asked for. */
 export function drawMembers(room, name) {
   const { members, count, me } = room;
@@ -37,10 +39,9 @@ export function drawMembers(room, name) {
   const own = members.get(me);
   const shown = text.cleanName(own?.name || name || me || "You");
   const named = [...members].map(([user, info]) => [room.nameOf(user), user, info]);
-  const { dataset } = $("members");
   const key = JSON.stringify([shown, me, own, count, named]);
-  if (dataset.key === key) return;
-  dataset.key = key;
+  if (key === drawn) return;
+  drawn = key;
   put($("me-name"), shown);
   put($("me-id"), text.cleanName(me));
   $("me-face").replaceWith(Object.assign(face(me, shown, own?.avatar), { id: "me-face" }));
@@ -59,9 +60,8 @@ function memberItem({ me }, [name, user, { status, avatar }], isTwin) {
 
 export function drawTyping(room) {
   const names = room.typing.map((user) => `\u2068${room.nameOf(user)}\u2069`);
-  const [one, two] = names;
-  const others = names.length > 2 ? `, ${two} and ${names.length - 2} more are` : two ? ` and ${two} are` : " is";
-  put($("typing-text"), one ? `${one}${others} typing` : "");
+  const who = names.length > 3 ? `${names.length} people` : new Intl.ListFormat("en").format(names);
+  put($("typing-text"), `${who} ${names.length > 1 ? "are" : "is"} typing`);
   $("typing").classList.toggle("on", names.length > 0);
 }
 
@@ -70,7 +70,7 @@ const PHASES = { connected: "Connected", connecting: "Connecting…", reconnecti
 /** The state of the connection, and what waits for it. */
 export function drawStatus({ state, queued, isUp, isOver }, hasToken) {
   const { phase, attempt, retryAt, cause } = state;
-  const short = PHASES[phase] ?? "Not connected";
+  const short = isOver ? "Not connected" : PHASES[phase];
   const { dataset } = $("status");
   if (dataset.phase && dataset.phase !== phase) $("live").textContent = short;
   Object.assign(dataset, { phase, state: isUp ? "on" : isOver ? "off" : "wait" });
