@@ -1,14 +1,13 @@
 // A room of the hub as one client knows it: pure, without time, network or page of its own.
 //
-// Goal: every message of the log once and in order, and every message of one's own in it
-// once, over lost links and lost sessions.
+// Goal: every message of the log once and in order, and one's own in it once, over lost links
+// and sessions.
 //
 // The rule: only offsets count. `low` to `cursor` is held without a hole; what comes beyond
-// the next offset only says that there is more, and pages of the log bring it.
-// What was said about a message (edits, deletions, reactions) is kept by its offset, the
-// newest word for each, so that it does not matter in which order pages bring it.
-// Own messages are published one at a time, with an id, until they are answered; after a
-// lost session only when the log has been followed to its end, and they were not in it.
+// the next offset only says that there is more, and pages of the log bring it. Of what was
+// said about a message (edits, deletions, reactions) the newest offset counts, in whatever
+// order pages bring it. Own messages are published one at a time, with an id, until they are
+// answered; after a lost session once the log was followed to its end, and they were not in it.
 
 import { cleanName } from "./text.js";
 
@@ -101,7 +100,7 @@ export class Room {
     return [...users].filter((user) => !this.mine.has(user));
   }
 
-  /** Own messages that are on their way, or failed, as rows without an offset. */
+  /** Own messages on their way, or failed, as rows without an offset. */
   get sayings() {
     return this.pending.filter(isSaid).map(({ type, payload, ...each }) => {
       const { content, reply = 0, metadata: meta = {} } = payload;
@@ -168,7 +167,7 @@ export class Room {
     this.pump(now);
   }
 
-  /** To be called each second: words that are over, commands that are to be tried again. */
+  /** To be called each second. */
   tick(now) {
     for (const [key, until] of this.typists) if (until <= now) this.typists.delete(key);
     this.pump(now);
@@ -199,12 +198,12 @@ export class Room {
     if (next && this.cursor >= this.#syncTo && !this.#doubt) this.publish(next);
   }
 
-  /** Whether it went: one of a kind is under way at a time. */
+  /** Whether it went: one of a kind is under way at a time. Ticks try again. */
   command(kind, type, body, then, denied) {
     if (this.#asked.has(kind)) return false;
     const id = this.ask(type, { room: this.name, ...body });
     if (id) this.#asked.set(kind, { id, then, denied });
-    return id !== ""; // there is no room for it; the next tick tries again
+    return id !== "";
   }
 
   /** Ask for what is before that which is held. */
@@ -278,7 +277,7 @@ export class Room {
     }
   }
 
-  /** Whether the user types: told at most every 3 s, and when it is over without a message. */
+  /** Whether the user types: told at most every 3 s, and when it ends without a message. */
   types(on, now) {
     const isDue = on ? now - this.#typedAt >= TYPING_EVERY_MS : this.#typedAt > -Infinity;
     if (!isDue || !this.connected || !this.joined) return;
@@ -306,7 +305,7 @@ export class Room {
     this.pump(now);
   }
 
-  /** The command that this answers, as `[kind, {id, then, denied}]`. */
+  /** The command that this answers. */
   asked(re) {
     return [...this.#asked].find(([, { id }]) => id === re);
   }
