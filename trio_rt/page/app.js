@@ -5,7 +5,7 @@ import { $ } from "./dom.js";
 import { attach } from "./files.js";
 import { Hub } from "./hub.js";
 import { MessageList } from "./list.js";
-import { brief } from "./message.js";
+import { quoted } from "./message.js";
 import { drawMembers, drawRooms, drawStatus, drawTyping } from "./panels.js";
 import * as text from "./text.js";
 
@@ -63,8 +63,8 @@ function listen(room) {
 function tellNews(room) {
   const rows = news.rows.splice(0);
   news.timer = null;
-  const say = (row) => `${room.nameOf(row.user)}: ${text.cleanName(brief(room, row), 200)}`;
-  $("live").textContent = rows.length > 3 ? `${rows.length} new messages` : rows.map(say).join("\n");
+  const words = rows.map((row) => quoted(room, row.offset)).join("\n");
+  $("live").textContent = rows.length > 3 ? `${rows.length} new messages` : words;
 }
 
 function markRead() {

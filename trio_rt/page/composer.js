@@ -1,7 +1,7 @@
 // The field in which messages are written, answered and changed.
 
 import { $, put } from "./dom.js";
-import { brief } from "./message.js";
+import { quoted } from "./message.js";
 import * as text from "./text.js";
 
 const CONTENT_BYTES = 16384;
@@ -39,7 +39,7 @@ export class Composer {
     $("context").hidden = !context;
     if (context) {
       const { kind, row } = context;
-      const words = `Reply to \u2068${room.nameOf(row.user)}\u2069: ${text.cleanName(brief(room, row), 100)}`;
+      const words = `Reply to ${quoted(room, row.offset)}`;
       put($("context-text"), kind === "edit" ? "Editing your message" : words);
       if (kind === "edit") field.value = room.contentOf(row);
       field.focus();

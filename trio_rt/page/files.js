@@ -19,7 +19,7 @@ const PASSING = new Set([408, 409, 423, 429, 460, 500, 502, 503, 504]);
 
 class Refusal extends Error {}
 
-/** Send a file, to be seen on the page; `say(kind, payload)` says it in the room when it is there. */
+/** Send a file, as is seen on the page; `say(kind, payload)` says it in the room when it is there. */
 export async function attach(file, token, say) {
   const stop = new AbortController();
   const name = text.cleanName(file.name);
@@ -51,10 +51,7 @@ export async function attach(file, token, say) {
   }
 }
 
-/**
- * Send a file; returns `{path, name, size, type}` as the server has it. Throws an Error with a
- * text for people; with an aborted `signal` the upload is given up.
- */
+/** `{path, name, size, type}` as the server has it, or an Error for people; `signal` gives it up. */
 async function upload(file, token, progress, signal) {
   const { name, size, type } = file;
   const always = { "Tus-Resumable": "1.0.0", ...(token && { Authorization: `Bearer ${token}` }) };

@@ -7,7 +7,7 @@ import { tried } from "./text.js";
 const now = () => performance.now();
 
 export class Hub {
-  /** `changed(notice)` is told when something may have changed, with what there is to say of it. */
+  /** `changed(notice)` is called as for a room. */
   constructor(url, { name, token, changed }) {
     Object.assign(this, { name, changed, rooms: new Map(), state: { phase: "connecting" } });
     this.conn = connect(url, token ? { token } : {});
@@ -30,7 +30,7 @@ export class Hub {
     return [...this.rooms.values()].reduce((sum, room) => sum + room.waiting, 0);
   }
 
-  /** A member of this room, from when there is a link; nothing is undone by doing it twice. */
+  /** A member of this room, from when there is a link; twice is once. */
   join(name) {
     if (this.rooms.has(name)) return this.rooms.get(name);
     const room = new Room(name, {

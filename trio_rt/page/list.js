@@ -1,8 +1,7 @@
 // The messages of a room on the page: a window of at most `MOST` of them.
 //
 // It stays at the end until the reader scrolls up. Then what is under the reader's eyes stays
-// where it is, whatever comes above and below it: one element is the anchor, and is put back
-// to its place after each change.
+// where it is: one element is the anchor, which is put back to its place after each change.
 
 import { $, el } from "./dom.js";
 import { messageItem, quoted, Tools } from "./message.js";
@@ -12,7 +11,6 @@ const WINDOW = 100;
 const MOST = 240;
 const STEP = 60;
 const EDGE = 800; // pixels from an end, where more are shown
-const NEAR = 40; // pixels from the end, which are none
 const GROUP_MS = 300_000;
 
 export class MessageList {
@@ -50,7 +48,7 @@ export class MessageList {
 
   /** Go to the end, and stay there. */
   follow() {
-    Object.assign(this, { stuck: true, bottom: 0 });
+    this.stuck = true;
     this.update();
   }
 
@@ -60,38 +58,32 @@ export class MessageList {
     if (this.room && !(isUsed && !this.stuck)) this.unreadFrom = this.room.cursor + 1;
   }
 
-  leaveEnd() {
-    this.away();
-    this.stuck = false;
-  }
-
   toEnd() {
     this.scroller.scrollTop = this.scroller.scrollHeight;
-    this.bottom = this.scroller.scrollTop;
   }
 
   // The window: rows from offset `low` on, to before `high`
 
   update() {
-    const { room, scroller } = this;
+    const { room, scroller, stuck } = this;
     if (!room) return;
     const { rows } = room;
-    // The reader may have scrolled, and the event be still to come.
-    if (this.stuck && scroller.scrollTop < this.bottom - NEAR) this.leaveEnd();
-    const { stuck } = this;
     const most = stuck ? rows.length : this.indexOf(this.high);
     const start = stuck ? Math.max(0, most - WINDOW) : this.indexOf(this.low);
     const end = Math.min(most, start + MOST);
     this.low = rows[start]?.offset ?? 0;
     this.high = rows[end]?.offset ?? Infinity;
     const top = scroller.scrollTop;
-    const anchor = stuck ? null : [...this.list.children].find((item) => item.offsetTop + item.offsetHeight > top);
+    // A line for a day is no anchor: it goes up when there is more of that day.
+    const isSeen = (item) => item.offsetTop + item.offsetHeight > top && !item.matches(".day");
+    const anchor = stuck ? null : [...this.list.children].find(isSeen);
     const below = anchor && anchor.offsetTop - top;
     this.render(this.items(start, end));
     const place = this.shown.get(anchor?.dataset.key)?.[1];
     if (stuck) this.toEnd();
     else if (place) scroller.scrollTop = place.offsetTop - below;
     room.isRead = !stuck;
+    if (!stuck && start === 0 && scroller.scrollTop < EDGE) room.older(performance.now());
     this.hint();
   }
 
@@ -119,14 +111,12 @@ export class MessageList {
     const { scroller, room, low, high } = this;
     if (!room) return;
     const left = scroller.scrollHeight - scroller.clientHeight - scroller.scrollTop;
-    const isStuck = left < NEAR && high === Infinity;
-    if (this.stuck && !isStuck) this.leaveEnd();
+    const isStuck = left < 40 && high === Infinity;
+    if (this.stuck && !isStuck) this.away();
     this.stuck = isStuck;
     const [start, end] = [this.indexOf(low), this.indexOf(high)];
-    if (scroller.scrollTop < EDGE && !isStuck) {
-      if (start === 0) room.older(performance.now());
-      else this.look(start - STEP, end);
-    } else if (left < EDGE && high !== Infinity) this.look(Math.max(start, end + STEP - MOST), end + STEP);
+    if (scroller.scrollTop < EDGE && !isStuck) this.look(start - STEP, end);
+    else if (left < EDGE && high !== Infinity) this.look(Math.max(start, end + STEP - MOST), end + STEP);
     this.hint();
   }
 

@@ -8,13 +8,11 @@ const MODERATED = { mute: "muted", unmute: "unmuted", ban: "banned", unban: "let
 const REACTIONS = ["👍", "❤️", "😂", "🎉", "😮", "😢"];
 
 /**
- * `row` is one of the room, or of one's own without an offset yet. `view` has `isHead` (it
- * begins a group), `waits` (what is under way about it), and `act(name, row, more)` for what is
- * done with it.
+ * `row` is one of the room, or one's own without an offset yet. `isHead`: it begins a group;
+ * `waits`: what is under way about it; `act(name, row, more)`: what is done with it.
  */
-export function messageItem(room, row, view) {
+export function messageItem(room, row, { isHead, waits, act }) {
   const { offset, user, reply, kind } = row;
-  const { isHead, waits, act } = view;
   if (kind === "moderation") return moderation(room, row);
   const gone = offset > 0 && room.isDeleted(offset);
   const content = gone ? "This message was deleted." : text.cleanText(offset ? room.contentOf(row) : row.content);
@@ -33,16 +31,14 @@ export function messageItem(room, row, view) {
   return el("li", props, ...byline(room, row, isHead, isAct), ...shown);
 }
 
-/** What of `offset` is quoted, on one line. */
+/** What is said there, or the name of a file, on one line. */
 export function quoted(room, offset) {
   const row = room.rowAt.get(offset);
   if (!row) return "An earlier message";
   if (room.isDeleted(offset)) return "A deleted message";
-  return `\u2068${room.nameOf(row.user)}\u2069: ${text.cleanName(brief(room, row), 120)}`;
+  const brief = row.kind === "text" ? room.contentOf(row) : row.meta.name || "a file";
+  return `\u2068${room.nameOf(row.user)}\u2069: ${text.cleanName(brief, 120)}`;
 }
-
-/** What is said in a row, or the name of a file. */
-export const brief = (room, row) => (row.kind === "text" ? room.contentOf(row) : row.meta.name || "a file");
 
 function byline(room, { at, user }, isHead, isAct) {
   const name = room.nameOf(user);
@@ -117,7 +113,7 @@ function moderation(room, { meta, at }) {
   return el("li.note", { title: text.fullTime(at) }, el("bdi", {}, room.nameOf(user)), ` is ${what}${more}`);
 }
 
-/** What can be done with a message: one toolbar, which goes to the message that is used. */
+/** The one toolbar, which goes to the message that is used. */
 export class Tools {
   /** `act(name, row, more)` is called for what is chosen. */
   constructor(act) {

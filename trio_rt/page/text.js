@@ -1,5 +1,5 @@
-// Texts of strangers, made fit to be shown. What is shown goes into the page as text, never
-// as markup; here is what markup has nothing to do with: controls, directions, addresses.
+// Texts of strangers, made fit to be shown: controls, directions, addresses. All of it goes
+// into the page as text, never as markup.
 
 const CONTROLS = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\ufff9-\ufffb]/gu;
 // Embeddings, overrides and isolates: they turn what stands behind them around.
