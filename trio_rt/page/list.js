@@ -83,8 +83,10 @@ export class MessageList {
     if (stuck) this.toEnd();
     else if (place) scroller.scrollTop = place.offsetTop - below;
     room.isRead = !stuck;
-    if (!stuck && start === 0 && scroller.scrollTop < EDGE) room.older(performance.now());
     this.hint();
+    if (stuck || scroller.scrollTop >= EDGE) return;
+    if (start > 0) this.look(start - STEP, end);
+    else room.older(performance.now());
   }
 
   /** Show the rows from `start` to before `end`, as far as there are any. */
@@ -114,10 +116,10 @@ export class MessageList {
     const isStuck = left < 40 && high === Infinity;
     if (this.stuck && !isStuck) this.away();
     this.stuck = isStuck;
-    const [start, end] = [this.indexOf(low), this.indexOf(high)];
-    if (scroller.scrollTop < EDGE && !isStuck) this.look(start - STEP, end);
-    else if (left < EDGE && high !== Infinity) this.look(Math.max(start, end + STEP - MOST), end + STEP);
-    this.hint();
+    const end = this.indexOf(high) + STEP;
+    if (scroller.scrollTop < EDGE && !isStuck) this.update();
+    else if (left < EDGE && high !== Infinity) this.look(Math.max(this.indexOf(low), end - MOST), end);
+    else this.hint();
   }
 
   /** What is said above and below the messages. */
