@@ -536,7 +536,7 @@ def test_size() -> None:
         file for file in PAGE.iterdir() if file.name.endswith((".js", ".css", ".html", ".svg"))
     ]
     own = [file for file in files if file.name != "trio-rt.js"]
-    assert sum(len(file.read_bytes()) for file in own) < 102_000
+    assert sum(len(file.read_bytes()) for file in own) < 80_000
     html = (PAGE / "index.html").read_text()
     assert "style=" not in html
     assert "default-src 'none'" in html
