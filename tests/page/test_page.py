@@ -371,6 +371,22 @@ async def test_many_messages(tmp_path: Path) -> None:
         assert await is_clean(ada)
 
 
+#: How far what is in a button or in a round picture is from its middle, at most.
+OFF_CENTRE: Final = """(() => {
+  const middle = ({ left, right, top, bottom }) => [(left + right) / 2, (top + bottom) / 2];
+  const inside = (node) => {
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    return node.querySelector("svg")?.getBoundingClientRect() ?? range.getBoundingClientRect();
+  };
+  const off = (node) => {
+    const [box, content] = [node.getBoundingClientRect(), inside(node)].map(middle);
+    return Math.max(...box.map((place, axis) => Math.abs(place - content[axis])));
+  };
+  const shown = [...document.querySelectorAll(".icon, .face")].filter((node) => node.checkVisibility());
+  return shown.length < 5 ? NaN : Math.max(...shown.map(off));
+})()"""
+
 #: Scrolls up in steps for 1000 messages; how far anything moved that should not have.
 SCROLL_UP: Final = """(async () => {
   const scroller = document.querySelector("#scroller");
@@ -484,6 +500,7 @@ async def test_accessibility(tmp_path: Path) -> None:
                 await page.wait("document.querySelector('.marks') !== null")
                 await page.click("#people-open")
                 assert await page.eval(AUDIT) == []
+                assert await page.eval(OFF_CENTRE) < 2
                 await page.press("Escape")
                 if size is PHONE:
                     await page.click("#side-open")
