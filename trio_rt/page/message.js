@@ -17,13 +17,13 @@ export function messageItem(room, row, { isHead, waits, act }) {
 	const gone = offset > 0 && room.isDeleted(offset);
 	const content = gone ? "This message was deleted." : text.cleanText(offset ? room.contentOf(row) : row.content);
 	const isAct = kind === "text" && !gone && content.startsWith("/me ");
-	const edited = offset && room.about.get(offset)?.edit && "edited";
+	const tags = [offset && room.about.get(offset)?.edit && "edited", waits].filter(Boolean).join(" · ");
 	const state = offset ? gone && "gone" : row.state === "failed" ? "failed" : "waits";
 	const classes = [`msg c${text.hue(user)}`, isHead && "head", isAct && "act", state];
 	const all = [
 		reply && quote(room, reply, act),
 		body(row, content, isAct && room.nameOf(user)),
-		el("span.tag", {}, [edited, waits].filter(Boolean).join(" · ")),
+		tags && el("span.tag", {}, tags),
 		offset ? reactions(room, row, act) : progress(room, row, act),
 	];
 	const shown = gone ? [el("p.body", {}, content)] : all;
