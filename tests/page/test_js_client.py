@@ -32,7 +32,8 @@ from trio_rt import (
 from trio_rt.testing import Conditions, Relay, serve_relay
 
 PEERS: Final = Path(__file__).parent / "peers"
-MODULE: Final = ROOT / "trio_rt" / "page" / "trio-rt.js"
+FOLDER: Final = ROOT / "trio_rt" / "page"
+MODULES: Final = [FOLDER / "trio-rt.js", FOLDER / "trio-rt-session.js"]
 
 GUIDE: Final = ROOT / "docs" / "javascript.md"
 
@@ -354,58 +355,17 @@ async def test_a_server_that_drains() -> None:
 
 
 @requires("node")
-async def test_a_server_without_sessions() -> None:
-    """Messages are written and no more, links are told apart, and a full stream has gaps."""
-
-    async def handler(peer: Peer) -> None:
-        await peer.send("hello", peer.identity)
-        with peer.subscribe("say", "cut", as_=str | None) as stream:
-            async for item in stream:
-                assert isinstance(item, Message)
-                if item.type == "cut":
-                    relay.rst()
-                    continue
-                assert item.payload is not None
-                for number in range(100):
-                    await peer.send("many", number)
-                await peer.send("more", len(item.payload))
-
-    links: list[object] = []
-
-    async def accept(_: trio_rt.Handshake) -> int:
-        links.append(None)
-        return len(links)
-
-    async with serving(handler, session=None, accept=accept) as (_, relay, _nursery):
-        (found,) = await results(script("scenes.js", "plain", url(relay)))
-    assert found == {
-        "first": 1,
-        "outcome": {"kind": "written", "reason": None},
-        "refused": "no_session",
-        "more": 500_000,
-        "numbers": list(range(10)),
-        "gap": {"kind": "gap", "count": 90},
-        "reset": "reset",
-        "second": 2,
-        "links": 2,
-    }
-
-
-@requires("node")
 async def test_a_link_on_which_nothing_happens() -> None:
-    """In a session the client asks for acks, and gets them; a silent plain link is given up."""
+    """The client asks for acks, and gets them."""
 
     async def handler(peer: Peer) -> None:
         await trio.sleep(0.5)
         await peer.send("tick")
         await trio.sleep_forever()
 
-    async with serving(handler) as (server, _, nursery):
-        start = partial(trio_rt.serve, handler, "127.0.0.1", 0, session=None)
-        plain: Server = await nursery.start(start)
-        (found,) = await results(script("scenes.js", "idle", server.url, plain.url))
-    assert found["links"] == 1
-    assert found["cause"].startswith("nothing was heard")
+    async with serving(handler) as (server, _, _nursery):
+        (found,) = await results(script("scenes.js", "idle", server.url))
+    assert found == {"links": 1}
 
 
 @requires("node")
@@ -424,10 +384,9 @@ async def test_tokens() -> None:
         return "good"
 
     async with serving(handler, accept=accept) as (_, relay, _nursery):
-        offered, off, wrong = await results(script("scenes.js", "knock", url(relay), "good"))
-    assert offered == {"session": "offer", "asked": 2, "kind": "acked", "links": 1}
-    assert off == {"session": "off", "asked": 2, "kind": "written", "links": 1}
-    assert wrong == {"error": "refused", "phase": "failed"}
+        (found,) = await results(script("scenes.js", "knock", url(relay), "good"))
+    right = {"asked": 2, "kind": "acked", "links": 1}
+    assert found == {**right, "error": "refused", "phase": "failed"}
 
 
 @requires("node")
@@ -496,27 +455,28 @@ async def test_close_codes_of_a_page() -> None:
 
 
 @requires("node")
-async def test_servers_that_cannot_bear_the_offer() -> None:
-    """They are dialled again without it, by a page too, which is not told why."""
+async def test_servers_without_sessions() -> None:
+    """Each ends the connection with an error that says what was the matter; nothing was sent."""
     with trio.fail_after(LIMIT_S):
-        found = {each["name"]: each for each in await results(script("hostile.js", "unbearable"))}
-    offer = "trio-rt.plain,trio-rt.v1+json"
-    for name, each in found.items():
-        assert (each["payload"], each["kind"], each["reset"]) == (name, "written", "reset")
-        assert "" in each["offers"]
-    # What was found out once is not tried again; who requires a session offers one for ever.
-    for name in set(found) - {"refuses with 400"}:
-        first, *links = found[name]["offers"]
-        assert (first, links[:2]) == (offer, ["", ""])
-        assert set(links[2:]) == {offer}
+        found = {each["name"]: each for each in await results(script("hostile.js", "unable"))}
+    assert {name: (each["failed"], each["links"]) for name, each in found.items()} == {
+        "picks nothing": ("no_session", 1),
+        "picks the plain one": ("no_session", 1),
+        "refuses with 400": ("unwanted", 0),
+        "sends no welcome": ("broken", 3),
+        "is silent": ("broken", 3),
+    }
+    for each in found.values():
+        assert each["kind"] == "withdrawn"
+        assert set(each["offers"]) <= {"trio-rt.plain,trio-rt.v1+json"}
 
 
 @requires("node")
 async def test_a_server_that_has_welcomed() -> None:
-    """It is offered a session for ever, also after it has refused with 400."""
+    """It is dialled again, also after it has refused with 400 or has had no sessions."""
     with trio.fail_after(LIMIT_S):
         (found,) = await results(script("hostile.js", "welcomed"))
-    assert found["offers"] == ["trio-rt.plain,trio-rt.v1+json"] * 4
+    assert found["offers"] == ["trio-rt.plain,trio-rt.v1+json"] * 5
     assert found["items"] == ["good", "reset", "good"]
 
 
@@ -592,7 +552,7 @@ class Page:
     def __init__(self) -> None:
         self.files = {
             "/": ("text/html", (PEERS / "page.html").read_bytes()),
-            "/trio-rt.js": ("text/javascript", MODULE.read_bytes()),
+            **{f"/{each.name}": ("text/javascript", each.read_bytes()) for each in MODULES},
         }
         self.posted: list[Any] = []
         self.came = trio.Event()
@@ -639,18 +599,21 @@ async def test_in_a_browser(tmp_path: Path) -> None:
     assert found["resumed"] > 1
 
 
-def test_the_module_is_small_and_plain() -> None:
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.name)
+def test_the_modules_are_small_and_plain(module: Path) -> None:
     """No dependency, no leftovers, lines of a bearable length."""
-    text = MODULE.read_text()
-    assert not re.findall(r"\b(var|console|debugger|eval|import)\b", text)
+    text = module.read_text()
+    imports = re.findall(r"^import .* from (.*);$", text, re.MULTILINE)
+    assert imports in ([], ['"./trio-rt-session.js"'])
+    assert not re.findall(r"\b(var|console|debugger|eval)\b", text)
     assert not re.findall(r"^\t*  ", text, re.MULTILINE)
     assert not re.findall(r"[^=!]==[^=]|!=[^=]", text)
-    assert max(map(len, text.expandtabs(2).splitlines())) <= 110
-    assert len(text.encode()) < 48_000
+    assert max(map(len, text.expandtabs(2).splitlines())) <= 120
+    assert len(text.encode()) < 24_000
 
 
 @requires("node")
-@pytest.mark.parametrize("file", [MODULE, *sorted(PEERS.glob("*.js"))], ids=lambda file: file.name)
+@pytest.mark.parametrize("file", [*MODULES, *sorted(PEERS.glob("*.js"))], ids=lambda file: file.name)
 def test_node_can_read_it(file: Path) -> None:
     """`node --check` finds nothing."""
     command = [str(tool("node")), "--check", str(file)]

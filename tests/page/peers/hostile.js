@@ -2,7 +2,7 @@
 
 import { createServer } from "node:http";
 
-import { Entry, Outbox, Session } from "../../../trio_rt/page/trio-rt.js";
+import { Entry, Outbox, Session } from "../../../trio_rt/page/trio-rt-session.js";
 import { open, play, say, sleep, ws } from "./common.js";
 
 const TERMS = { window: [4, 2048], held: [0, 0], replay: [8, 4096], message_bytes: 512 };
@@ -101,48 +101,42 @@ async function page() {
   await one("page, large", LARGE["a large frame"], { WebSocket: PageSocket });
 }
 
-/** Servers that cannot bear the offer. */
-async function unbearable() {
+/** Servers without sessions, each in its way. */
+async function unable() {
   const echo = (socket) => socket.on("message", (data) => socket.send(data.toString()));
-  const verifyClient = ({ req }, answer) => answer(!req.headers["sec-websocket-protocol"], 400);
   const servers = {
-    "picks nothing": await listen(echo, { handleProtocols: () => false }),
-    "refuses with 400": await listen(echo, { verifyClient }),
-    "picks it and sends no welcome": await listen(echo, { handleProtocols: pick }),
-    "picks it and is silent": await listen(
-      (socket, number) => number > 1 && echo(socket),
-      { handleProtocols: pick },
-    ),
+    "picks nothing": [echo, { handleProtocols: () => false }],
+    "picks the plain one": [echo, { handleProtocols: () => "trio-rt.plain" }],
+    "refuses with 400": [echo, { verifyClient: (_, answer) => answer(false, 400) }],
+    "sends no welcome": [echo, { handleProtocols: pick }],
+    "is silent": [() => {}, { handleProtocols: pick }],
   };
-  for (const [name, { server, seen, url }] of Object.entries(servers)) {
-    const { conn } = open(url, { openMs: 300 });
-    const stream = conn.subscribe("say");
-    const { kind } = await conn.send("say", name).outcome;
-    const { payload } = (await stream.next()).value;
-    for (const socket of server.clients) socket.terminate();
-    const reset = (await stream.next()).value.kind;
-    const required = open(url, { session: "require", openMs: 100 });
-    await sleep(50);
-    await Promise.all([conn.close(), required.conn.close()]);
+  for (const [name, [serve, options]] of Object.entries(servers)) {
+    const { server, seen, url } = await listen(serve, options);
+    const { conn } = open(url, { openMs: 100 });
+    const { outcome } = conn.send("say", name);
+    const failed = await conn.subscribe().next().catch(({ kind }) => kind);
+    const { kind } = await outcome;
     server.close();
-    say({ name, payload, kind, reset, offers: seen.offers });
+    say({ name, failed, kind, offers: [...new Set(seen.offers)], links: seen.offers.length });
   }
 }
 
-/** A server that has welcomed is always offered a session, also when it refuses for a while. */
+/** A server that has welcomed is dialled again, also when it refuses or has no sessions for a while. */
 async function welcomed() {
   const offers = [];
   const verifyClient = ({ req }, answer) => {
     const number = offers.push(req.headers["sec-websocket-protocol"] ?? "");
-    answer(number === 1 || number > 3, 400);
+    answer(![2, 3].includes(number), 400);
   };
+  const pickLate = (offered) => (offers.length === 4 ? "trio-rt.plain" : pick(offered));
   const serve = (socket, number) =>
     socket.once("message", () => {
       socket.send(WELCOME);
       socket.send(GOOD);
       if (number === 1) setTimeout(() => socket.terminate(), 20);
     });
-  const { server, url } = await listen(serve, { handleProtocols: pick, verifyClient });
+  const { server, url } = await listen(serve, { handleProtocols: pickLate, verifyClient });
   const { conn } = open(url);
   const stream = conn.subscribe("good");
   const items = [];
@@ -218,4 +212,4 @@ async function noise() {
   say(counts);
 }
 
-await play({ noise, illegal, page, unbearable, welcomed, ends });
+await play({ noise, illegal, page, unable, welcomed, ends });

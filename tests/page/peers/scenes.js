@@ -1,6 +1,6 @@
 // A client in Node for a server of the test; each scene prints what it saw.
 
-import { Entry, Outbox } from "../../../trio_rt/page/trio-rt.js";
+import { Entry, Outbox, PRIORITIES } from "../../../trio_rt/page/trio-rt-session.js";
 import { links, open, play, say, sendPatiently, sleep, tally } from "./common.js";
 
 /** Numbers in both directions; the server's end with a message "end". */
@@ -155,55 +155,26 @@ async function drain(url) {
   say({ retryAt, cause, phase });
 }
 
-/** A server without sessions. */
-async function plain(url) {
-  const { conn, states } = open(url, { windowMessages: 10, beatMs: 50 });
-  const stream = conn.subscribe("hello", "more");
-  const first = (await stream.next()).value.payload;
-  const lazy = conn.subscribe("many");
-  const outcome = await conn.send("say", "x".repeat(500_000)).outcome;
-  const refused = await conn.request("double", 1).catch(({ kind }) => kind);
-  const done = await stream.next();
-  const kinds = [];
-  for (let number = 0; number < 11; number += 1) kinds.push((await lazy.next()).value);
-  conn.send("cut");
-  const reset = (await stream.next()).value.kind;
-  const second = (await stream.next()).value.payload;
-  await conn.close();
-  const gap = kinds.pop();
-  const numbers = kinds.map(({ payload }) => payload);
-  say({ first, outcome, refused, more: done.value.payload, numbers, gap, reset, second, links: links(states) });
-}
-
-/** Nothing to say: in a session beats are answered, and a plain link is given up. */
-async function idle(url, plainUrl) {
+/** Nothing to say: beats are answered. */
+async function idle(url) {
   const { conn, states } = open(url, { beatMs: 10, beatTimeoutMs: 2_000 });
   await conn.subscribe("tick").next();
   await conn.close();
-  const second = open(plainUrl, { quietMs: 50 });
-  for await (const { cause } of second.conn.states()) if (cause !== null) break;
-  const { cause } = second.conn.state;
-  await second.conn.close();
-  say({ links: links(states), cause });
+  say({ links: links(states) });
 }
 
 /** A token, which the server looks for among the subprotocols, and what is refused. */
 async function knock(url, token) {
   const asked = [];
   const give = ({ length } = asked) => (asked.push(length), length === 0 ? "stale" : token);
-  for (const session of ["offer", "off"]) {
-    asked.length = 0;
-    const { conn, states } = open(url, { token: give, session });
-    await conn.subscribe("hello").next();
-    const { outcome } = conn.send("say");
-    const { kind } = await outcome;
-    await conn.close();
-    say({ session, asked: asked.length, kind, links: links(states) });
-  }
-  const { conn } = open(url, { token: "wrong" });
-  const error = await conn.subscribe().next().catch(({ kind }) => kind);
-  const { phase } = await conn.ended;
-  say({ error, phase });
+  const { conn, states } = open(url, { token: give });
+  await conn.subscribe("hello").next();
+  const { kind } = await conn.send("say").outcome;
+  await conn.close();
+  const wrong = open(url, { token: "wrong" }).conn;
+  const error = await wrong.subscribe().next().catch((refused) => refused.kind);
+  const { phase } = await wrong.ended;
+  say({ asked: asked.length, kind, links: links(states), error, phase });
 }
 
 /** What comes before the first stream is opened is for all that are opened together. */
@@ -222,7 +193,7 @@ async function lobby(url) {
 async function lanes() {
   const outbox = new Outbox();
   const put = (name, priority, at, order) =>
-    outbox.put(new Entry(name, { priority, at, order, isMessage: true }));
+    outbox.put(new Entry(name, { urgency: PRIORITIES.indexOf(priority), at, order }));
   put("low", "low", 0);
   put("first", "low", 1, "o");
   put("normal", "normal", 2);
@@ -252,7 +223,7 @@ async function online() {
 
 /** Options and sends that cannot be, and a signal. */
 async function misuse(url) {
-  const kinds = [{ colour: "red" }, { capMs: 0 }, { session: "perhaps" }].map((options) => {
+  const kinds = [{ colour: "red" }, { capMs: 0 }, { token: 7 }].map((options) => {
     try {
       open(url, options);
       return "none";
@@ -285,4 +256,4 @@ async function misuse(url) {
   say({ kinds, phase, cause, done, asked: await asked, outcome: (await outcome).kind });
 }
 
-await play({ talk, ask, regret, outlive, dawdle, drain, plain, idle, knock, lanes, lobby, online, misuse });
+await play({ talk, ask, regret, outlive, dawdle, drain, idle, knock, lanes, lobby, online, misuse });

@@ -4,7 +4,7 @@
 import { readFileSync } from "node:fs";
 import { isDeepStrictEqual } from "node:util";
 
-import { Entry, Outbox, Session } from "../../../trio_rt/page/trio-rt.js";
+import { Entry, Outbox, Session } from "../../../trio_rt/page/trio-rt-session.js";
 
 const folder = new URL("../../protocol/vectors/", import.meta.url);
 const WANTED = ["chat", "slow"];
@@ -66,7 +66,7 @@ class Program {
   message(message, entry) {
     this.held = [this.held[0] + 1, this.held[1] + entry.size];
     this.arrived.push({ message, entry });
-    if (!WANTED.includes(message.type)) this.#remove(this.arrived.pop(), "drop");
+    if (!WANTED.includes(message.type)) this.#remove(this.arrived.pop(), true);
   }
 
   aside(message) {
@@ -81,17 +81,16 @@ class Program {
     this.over = reason;
   }
 
-  #remove({ entry }, how) {
+  #remove({ entry }, isDrop = false) {
     if (!entry) return;
     this.held = [this.held[0] - 1, this.held[1] - entry.size];
-    if (entry.session === this.session) this.session[how](entry.number, entry.size);
-    else this.session.take(0, entry.size);
+    this.session.take(entry, isDrop);
   }
 
   take(type, count) {
     const found = this.arrived.filter(({ message }) => message.type === type).slice(0, count);
     this.arrived = this.arrived.filter((each) => !found.includes(each));
-    for (const each of found) this.#remove(each, "take");
+    for (const each of found) this.#remove(each);
     return found.map(({ message }) => message.payload);
   }
 
@@ -116,21 +115,25 @@ class Program {
     const [header, ...frames] = text.split("\n");
     let [number] = JSON.parse(header);
     let bye = null;
-    for (const frame of frames) {
+    const asides = [];
+    for (const [place, frame] of frames.entries()) {
       const [kind, id, third, parts] = frame[0] === "[" ? JSON.parse(frame) : [];
       if (kind === "bye") bye = id;
-      else if (kind === "aside") this.session.notes.push(new Entry(frame, { isNumbered: false }));
+      else if (kind === "aside") asides.push([place + 1, frame]);
       else {
         if (number > this.session.sent) this.#put(frame, number, kind, id, parts);
         number += 1;
       }
     }
-    return this.session.batch(this.outbox, true, bye);
+    // The client says none, but they change nothing in its books.
+    const lines = this.session.batch(this.outbox, true, bye).split("\n");
+    for (const [place, frame] of asides) lines.splice(place, 0, frame);
+    return lines.join("\n");
   }
 
   #put(frame, number, kind, id, parts) {
     const settle = (how, reason) => (this.outcomes[number] = reason ? `${how} (${reason})` : how);
-    const more = { isMessage: true, priority: "normal", at: number, count: number, settle };
+    const more = { urgency: 1, at: number, count: number, settle };
     if (kind === "req") more.request = this.#request(id, parts);
     if (kind === "more") return;
     if (kind === "cancel") this.session.cancel(this.parts.get(id).request);
