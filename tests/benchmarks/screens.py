@@ -50,7 +50,7 @@ PAUSE_S: Final = (0.05, 0.1)
 #: What a terminal wrote last, in bytes: more than a whole screen.
 KEPT: Final = 1 << 16
 
-CLIENT: Final = "trio-rt.js"
+CLIENT: Final = "trio-rt"
 
 #: A page without an origin, for what is to be there before the first script of the chat's.
 BLANK: Final = "data:text/html,"
@@ -161,9 +161,13 @@ async def pages_load(browser: Browser, port: int) -> None:
 def weigh() -> None:
     """The files of the page."""
     files = {file.name: file.read_bytes() for file in PAGE.iterdir() if file.is_file()}
-    client = files.pop(CLIENT)
+    client = [files.pop(name) for name in sorted(files) if name.startswith(CLIENT)]
     _tell("what a page weighs")
-    for name, parts in ((CLIENT, [client]), (f"the {len(files)} others", list(files.values()))):
+    parts_of = {
+        f"the client, {len(client)} files": client,
+        f"{len(files)} others": [*files.values()],
+    }
+    for name, parts in parts_of.items():
         small = sum(len(gzip.compress(part, 9)) for part in parts)
         _tell(f"  {name}: {sum(map(len, parts)):,} bytes, {small:,} by gzip -9")
 

@@ -359,13 +359,49 @@ async def test_a_link_on_which_nothing_happens() -> None:
     """The client asks for acks, and gets them."""
 
     async def handler(peer: Peer) -> None:
-        await trio.sleep(0.5)
+        await trio.sleep(1)
         await peer.send("tick")
         await trio.sleep_forever()
 
     async with serving(handler) as (server, _, _nursery):
         (found,) = await results(script("scenes.js", "idle", server.url))
     assert found == {"links": 1}
+
+
+@requires("node")
+async def test_a_silent_server_is_asked_for_acks() -> None:
+    """Again and again, in the same link, as long as it answers."""
+    with trio.fail_after(LIMIT_S):
+        (found,) = await results(script("hostile.js", "idle"))
+    assert found == {"voids": 3, "links": 1}
+
+
+@requires("node")
+async def test_what_lies_there_when_the_session_is_lost() -> None:
+    """The next hello names it; what is taken from then on, before the welcome or behind it, is credit."""
+    with trio.fail_after(LIMIT_S):
+        (found,) = await results(script("hostile.js", "held"))
+    assert found == {"held": [[0, 0], [2, 30]], "credit": [2, 30]}
+
+
+@requires("node")
+async def test_a_bye() -> None:
+    """What comes behind it is passed over; the close that follows counts, and a new session begins."""
+    with trio.fail_after(LIMIT_S):
+        (found,) = await results(script("hostile.js", "bye"))
+    assert found == {
+        "kinds": ["reset", "message"],
+        "cause": "the link was closed: 1000",
+        "links": 2,
+    }
+
+
+@requires("node")
+async def test_credit_that_is_urgent() -> None:
+    """A quarter of the window is acknowledged at once."""
+    with trio.fail_after(LIMIT_S):
+        (found,) = await results(script("hostile.js", "urgent"))
+    assert found == {"phase": "disconnected", "acks": [1, 2, 3, 4]}
 
 
 @requires("node")
@@ -517,6 +553,7 @@ async def test_what_ends_a_connection() -> None:
     }
     links = {each["code"]: each["links"] for each in found if "code" in each}
     assert links[1002] == 3
+    assert links[1008] == links[4401] == 1
     assert links[1000] > 1 < links[1011]
 
 
@@ -613,7 +650,9 @@ def test_the_modules_are_small_and_plain(module: Path) -> None:
 
 
 @requires("node")
-@pytest.mark.parametrize("file", [*MODULES, *sorted(PEERS.glob("*.js"))], ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file", [*MODULES, *sorted(PEERS.glob("*.js"))], ids=lambda file: file.name
+)
 def test_node_can_read_it(file: Path) -> None:
     """`node --check` finds nothing."""
     command = [str(tool("node")), "--check", str(file)]

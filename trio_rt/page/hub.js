@@ -30,7 +30,7 @@ export class Hub {
 		return [...this.rooms.values()].reduce((sum, room) => sum + room.waiting, 0);
 	}
 
-	/** A member of this room, from when there is a link; twice is once. */
+	/** A member of this room, from when there is a link. */
 	join(name) {
 		if (this.rooms.has(name)) return this.rooms.get(name);
 		const room = new Room(name, {

@@ -89,7 +89,7 @@ export class MessageList {
 		else room.older(performance.now());
 	}
 
-	/** Show the rows from `start` to before `end`, as far as there are any. */
+	/** Show the rows from `start` to before `end`, if there are any. */
 	look(start, end) {
 		const { rows } = this.room;
 		this.low = rows[Math.max(0, start)]?.offset ?? 0;

@@ -110,22 +110,22 @@ export class Outbox {
 		return true;
 	}
 
-	/** What waits under the key of this entry is replaced by it; what is less urgent may have to go. */
-	put(entry, [most, mostBytes] = [Infinity, Infinity]) {
+	/** Whether there was room. It replaces what waits under its key; what is less urgent may have to go. */
+	put(entry, [most, mostBytes]) {
 		const { key, urgency, size } = entry;
 		const old = this.entries.find((each) => key !== undefined && each.key === key);
-		const lesser = this.entries.filter((each) => each !== old && each.urgency < urgency);
-		lesser.sort((one, other) => one.urgency - other.urgency);
-		const gone = [];
+		const others = this.entries.filter((each) => each !== old && each.urgency < urgency);
+		others.sort((one, other) => one.urgency - other.urgency);
+		const gone = new Set();
 		let [count, bytes] = [this.entries.length + (old ? 0 : 1), this.bytes + size - (old?.size ?? 0)];
 		for (; count > most || bytes > mostBytes; count -= 1) {
-			if (gone.length === lesser.length) return false;
-			bytes -= lesser[gone.length].size;
-			gone.push(lesser[gone.length]);
+			if (others.length === 0) return false;
+			bytes -= others[0].size;
+			gone.add(others.shift());
 		}
 		if (old) entry.at = old.at;
-		this.entries = this.entries.filter((each) => !gone.includes(each)).map((each) => (each === old ? entry : each));
-		if (!old) this.entries.push(entry);
+		else this.entries.push(entry);
+		this.entries = this.entries.map((each) => (each === old ? entry : each)).filter((each) => !gone.has(each));
 		this.bytes = bytes;
 		old?.settle("dropped", "replaced");
 		for (const each of gone) each.settle("dropped", "evicted");

@@ -120,15 +120,15 @@ class Link {
 	#finish;
 	over = new Promise((resolve) => (this.#finish = resolve));
 
-	/** `on` has `opened(link)` and `heard(link, data)`, and `broken(link, error)` for what they throw. */
+	/** `broken(error)` is told what `opened()` and `heard(data)` throw. */
 	constructor(socket, { opened, heard, broken }) {
 		this.socket = socket;
 		let told = "";
 		const guard = (handler) => ({ data }) => {
 			try {
-				handler(this, data);
+				handler(data);
 			} catch (error) {
-				broken(this, error);
+				broken(error);
 			}
 		};
 		socket.onopen = guard(opened);
@@ -532,8 +532,8 @@ class Connection {
 		}
 		const link = new Link(socket, {
 			opened: () => this.#opened(link),
-			heard: (_, data) => this.#heard(link, data),
-			broken: (_, error) => this.#broken(link, error),
+			heard: (data) => this.#heard(link, data),
+			broken: (error) => this.#broken(link, error),
 		});
 		this.#link = link;
 		link.later(openMs, () => link.lose(1000, "the handshake took too long"));

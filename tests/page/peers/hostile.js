@@ -177,6 +177,115 @@ async function ends() {
   }
 }
 
+/** A server that says nothing of its own, and acknowledges voids; behind the third it is good. */
+async function idle() {
+  let voids = 0;
+  const serve = (socket) => {
+    socket.once("message", () => {
+      socket.send(WELCOME);
+      socket.on("message", (data) => {
+        const [header, ...frames] = data.toString().split("\n");
+        if (frames.length === 0) return;
+        const [first] = JSON.parse(header);
+        voids += frames.filter((frame) => frame === '["void"]').length;
+        socket.send(`[1,0,${first},${first},0,0,[]]${voids === 3 ? '\n{"type":"good"}' : ""}`);
+      });
+    });
+  };
+  const { server, seen, url } = await listen(serve, { handleProtocols: pick });
+  const { conn } = open(url, { beatMs: 100, beatTimeoutMs: 250 });
+  await conn.subscribe("good").next();
+  await conn.close();
+  server.close();
+  say({ voids, links: seen.offers.length });
+}
+
+/** Two messages lie there while the session is lost; one is taken before the next welcome, one behind it. */
+async function held() {
+  const hellos = [];
+  const credits = [];
+  let done;
+  const taken = new Promise((resolve) => (done = resolve));
+  let stream;
+  const serve = (socket, number) => {
+    socket.once("message", async (data) => {
+      hellos.push(JSON.parse(data));
+      if (number === 2) await stream.next();
+      socket.send(WELCOME);
+      if (number === 1) socket.send('[1,0,0,0,0,0,[]]\n{"type":"slow"}\n{"type":"slow"}\n{"type":"good"}');
+      else stream.next();
+      socket.on("message", (batch) => {
+        if (number === 1) return;
+        const [, , , , messages, bytes] = JSON.parse(batch.toString().split("\n")[0]);
+        credits.push([messages, bytes]);
+        if (messages === 2) done();
+      });
+    });
+  };
+  const { server, url } = await listen(serve, { handleProtocols: pick });
+  const { conn } = open(url);
+  stream = conn.subscribe("slow");
+  await conn.subscribe("good").next();
+  for (const socket of server.clients) socket.terminate();
+  await taken;
+  await conn.close();
+  server.close();
+  say({ held: hellos.map(([, , , terms]) => terms.held), credit: credits.at(-1) });
+}
+
+/** What comes behind a bye is passed over, also if it is nonsense; then a new session is asked for. */
+async function bye() {
+  const serve = (socket, number) => {
+    socket.once("message", () => {
+      socket.send(WELCOME);
+      if (number > 1) socket.send(GOOD);
+      else {
+        socket.send('[1,0,0,0,0,0,[]]\n["bye","for now"]');
+        socket.send("nonsense");
+        socket.close(1000);
+      }
+    });
+  };
+  const { server, seen, url } = await listen(serve, { handleProtocols: pick });
+  const { conn, states } = open(url);
+  const stream = conn.subscribe("good");
+  const kinds = [(await stream.next()).value.kind, (await stream.next()).value.kind];
+  await conn.close();
+  server.close();
+  const { cause } = states.find((state) => state.cause !== null);
+  say({ kinds, cause, links: seen.offers.length });
+}
+
+/** A quarter of the window is acknowledged at once: it does not take the timer. */
+async function urgent() {
+  const { setTimeout } = globalThis;
+  globalThis.setTimeout = (act, ms) => setTimeout(act, ms === 100 ? 1e9 : ms);
+  const acks = [];
+  const serve = (socket) => {
+    socket.once("message", () => {
+      socket.send(WELCOME);
+      socket.on("message", (data) => {
+        if (acks.at(-1) === 4) return;
+        acks.push(JSON.parse(data.toString().split("\n")[0])[4]);
+        if (acks.at(-1) < 4) socket.send(`[${acks.at(-1) + 1},0,0,0,0,0,[]]\n{"type":"good"}`);
+        else conn.close();
+      });
+      socket.send(GOOD);
+    });
+  };
+  const { server, url } = await listen(serve, { handleProtocols: pick });
+  const { conn } = open(url, { windowMessages: 4, beatMs: 60_000 });
+  const { phase } = await readAll(conn);
+  server.close();
+  globalThis.setTimeout = setTimeout;
+  say({ phase, acks });
+}
+
+async function readAll(conn) {
+  for await (const _ of conn.subscribe("good"));
+  return conn.ended;
+}
+
 /** Legal batches in which letters were changed: whatever is thrown is a breach of the protocol. */
 async function noise() {
   const batches = [
@@ -212,4 +321,4 @@ async function noise() {
   say(counts);
 }
 
-await play({ noise, illegal, page, unable, welcomed, ends });
+await play({ noise, illegal, page, unable, welcomed, idle, held, bye, urgent, ends });

@@ -157,7 +157,7 @@ async function drain(url) {
 
 /** Nothing to say: beats are answered. */
 async function idle(url) {
-  const { conn, states } = open(url, { beatMs: 10, beatTimeoutMs: 2_000 });
+  const { conn, states } = open(url, { beatMs: 10, beatTimeoutMs: 600 });
   await conn.subscribe("tick").next();
   await conn.close();
   say({ links: links(states) });
@@ -193,7 +193,7 @@ async function lobby(url) {
 async function lanes() {
   const outbox = new Outbox();
   const put = (name, priority, at, order) =>
-    outbox.put(new Entry(name, { urgency: PRIORITIES.indexOf(priority), at, order }));
+    outbox.put(new Entry(name, { urgency: PRIORITIES.indexOf(priority), at, order }), [10, 100]);
   put("low", "low", 0);
   put("first", "low", 1, "o");
   put("normal", "normal", 2);

@@ -141,7 +141,7 @@ class Program {
     else {
       const entry = new Entry(frame, more);
       this.entries.set(number, entry);
-      this.outbox.put(entry);
+      this.outbox.put(entry, [1e9, 1e9]);
     }
   }
 
