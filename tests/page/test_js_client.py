@@ -397,11 +397,22 @@ async def test_a_bye() -> None:
 
 
 @requires("node")
+async def test_advice() -> None:
+    """It is kept to, up to ten caps of 50 ms, with a random time of up to one cap on top."""
+    with trio.fail_after(LIMIT_S):
+        (found,) = await results(script("hostile.js", "advice"))
+    assert found["no-retry-after=1000"] <= 50
+    assert 50 < found["retry-after=0.2"] <= 250
+    assert 250 < found["later; retry-after=1000"] <= 550
+    assert 250 < found["bye"] <= 550
+
+
+@requires("node")
 async def test_credit_that_is_urgent() -> None:
-    """A quarter of the window is acknowledged at once."""
+    """A quarter of the window is acknowledged at once; and who closes says bye."""
     with trio.fail_after(LIMIT_S):
         (found,) = await results(script("hostile.js", "urgent"))
-    assert found == {"phase": "disconnected", "acks": [1, 2, 3, 4]}
+    assert found == {"phase": "disconnected", "acks": [1, 2, 3, 4], "said": ['["bye",""]']}
 
 
 @requires("node")
@@ -512,8 +523,9 @@ async def test_a_server_that_has_welcomed() -> None:
     """It is dialled again, also after it has refused with 400 or has had no sessions."""
     with trio.fail_after(LIMIT_S):
         (found,) = await results(script("hostile.js", "welcomed"))
-    assert found["offers"] == ["trio-rt.plain,trio-rt.v1+json"] * 5
-    assert found["items"] == ["good", "reset", "good"]
+    assert found["offers"] == ["trio-rt.plain,trio-rt.v1+json"] * 6
+    assert found["items"] == ["good", "reset", "good", "reset", "good"]
+    assert found["resets"] == ["reset"]
 
 
 @requires("node")

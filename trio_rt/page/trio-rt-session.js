@@ -9,7 +9,7 @@ const RANGES = 256;
 const REQUESTS = 1024;
 
 const encoder = new TextEncoder();
-export const bytesOf = (text) => encoder.encode(text).length;
+const bytesOf = (text) => encoder.encode(text).length;
 export const isString = (value) => typeof value === "string";
 const isNumber = (value) => Number.isSafeInteger(value) && value >= 0;
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
@@ -24,11 +24,11 @@ const isQuarter = (news, limits) => news.some((count, at) => count * 4 >= limits
 const fits = (flight, size, [messages, bytes]) =>
 	flight[0] <= 0 || (flight[0] < messages && flight[1] + size <= bytes);
 
-/** The other side broke the protocol: the link is closed with `code`, and mostly the session ends. */
-export class Breach extends Error {
-	constructor(text, code = 1002, isEnd = true) {
+/** The other side broke the protocol: the session ends, and the link is closed with `code`. */
+class Breach extends Error {
+	constructor(text, code = 1002) {
 		super(text);
-		Object.assign(this, { code, isEnd });
+		this.code = code;
 	}
 }
 
@@ -176,7 +176,7 @@ export class Session {
 	#isTaken = new Map();
 	#drops = [];
 	#listed = 0;
-	#told = { arrived: [0, 0], consumed: 0, credit: [0, 0] };
+	#told = { arrived: this.#arrived, consumed: 0, credit: [0, 0] };
 
 	/** `taken`: how much of what lay here at the hello has been taken since. */
 	constructor(mine, [, id, token, , theirs], host, taken = [0, 0]) {
@@ -342,7 +342,7 @@ export class Session {
 	feed(text) {
 		insist(isString(text), "a binary message");
 		const most = this.mine.message_bytes + 81_920;
-		if (text.length * 3 > most && bytesOf(text) > most) throw new Breach("a batch too large", 1009, false);
+		if (text.length * 3 > most && bytesOf(text) > most) throw new Breach("a batch too large", 1009);
 		const [head, ...lines] = text.split("\n");
 		// JSON.parse takes 1.0 for 1, so the letters are looked at.
 		const header = /^\[[\d\s,[\]]*$/.test(head) && parse(head);

@@ -3,7 +3,7 @@
 // docs/javascript.md says how it is used, docs/protocol.md what travels. The books of a session
 // are in trio-rt-session.js; here are, from the bottom up: Stream, Link, Connection.
 
-import { Breach, bytesOf, Entry, isString, minus, Outbox, plus, PRIORITIES, Session } from "./trio-rt-session.js";
+import { Entry, isString, minus, Outbox, plus, PRIORITIES, Session } from "./trio-rt-session.js";
 
 const NUMBERED = "trio-rt.v1+json";
 const PLAIN = "trio-rt.plain";
@@ -74,7 +74,8 @@ class Stream {
 	}
 
 	push(item, entry = null) {
-		if (this.#end) return;
+		const isAgain = item.kind === "reset" && this.#items.at(-1)?.item.kind === "reset";
+		if (this.#end || isAgain) return;
 		this.#items.push({ item, entry });
 		if (this.#waiters.length) this.#waiters.shift()(this.next());
 	}
@@ -483,7 +484,7 @@ class Connection {
 			const isLong = end.lasted >= minUptimeMs;
 			const [kind, most] = meaningOf(end.code);
 			last = { kind, count: kind === last.kind && !isLong ? last.count + 1 : 1 };
-			const isStale = kind === "refused" && !(typeof token === "function");
+			const isStale = kind === "refused" && typeof token !== "function";
 			const isFatal = kind === "unwanted" ? wasFirst : last.count >= most || isStale;
 			const failure = end.kind ?? (isFatal ? kind : undefined);
 			if (failure) {
@@ -608,8 +609,8 @@ class Connection {
 	}
 
 	/** What was thrown while something was heard: a breach of the protocol ends the session, too. */
-	#broken(link, { code = 1002, isEnd = true, message }) {
-		if (isEnd && link.up) this.#loseSession();
+	#broken(link, { code = 1002, message }) {
+		if (link.up) this.#loseSession();
 		link.lose(code, message);
 	}
 

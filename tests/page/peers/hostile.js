@@ -134,19 +134,22 @@ async function welcomed() {
     socket.once("message", () => {
       socket.send(WELCOME);
       socket.send(GOOD);
-      if (number === 1) setTimeout(() => socket.terminate(), 20);
+      if (number < 6) setTimeout(() => socket.terminate(), 20);
     });
   const { server, url } = await listen(serve, { handleProtocols: pickLate, verifyClient });
   const { conn } = open(url);
   const stream = conn.subscribe("good");
+  const lazy = conn.subscribe("nothing");
   const items = [];
-  while (items.length < 3) {
+  while (items.length < 5) {
     const { value } = await stream.next();
     items.push(value.type ?? value.kind);
   }
   await conn.close();
   server.close();
-  say({ offers, items });
+  const resets = [];
+  for await (const { kind } of lazy) resets.push(kind);
+  say({ offers, items, resets });
 }
 
 /** What ends a connection, and what does not. */
@@ -256,34 +259,58 @@ async function bye() {
   say({ kinds, cause, links: seen.offers.length });
 }
 
+/** When to come back, in the reason of a close or of a bye: more than the cap, and at most ten of it. */
+async function advice() {
+  const waits = {};
+  for (const reason of ["retry-after=0.2", "later; retry-after=1000", "no-retry-after=1000", "bye"]) {
+    const serve = (socket) => {
+      socket.once("message", () => {
+        socket.send(WELCOME);
+        if (reason === "bye") socket.send('[1,0,0,0,0,0,[]]\n["bye","retry-after=1000"]');
+        socket.close(1012, reason);
+      });
+    };
+    const { server, url } = await listen(serve, { handleProtocols: pick });
+    const { conn } = open(url, { capMs: 50 });
+    for await (const { retryAt } of conn.states()) {
+      if (retryAt === null) continue;
+      waits[reason] = retryAt - Date.now();
+      break;
+    }
+    await conn.close(1);
+    server.close();
+  }
+  say(waits);
+}
+
 /** A quarter of the window is acknowledged at once: it does not take the timer. */
 async function urgent() {
   const { setTimeout } = globalThis;
   globalThis.setTimeout = (act, ms) => setTimeout(act, ms === 100 ? 1e9 : ms);
   const acks = [];
+  const said = [];
   const serve = (socket) => {
     socket.once("message", () => {
       socket.send(WELCOME);
       socket.on("message", (data) => {
+        const [header, ...frames] = data.toString().split("\n");
+        said.push(...frames);
         if (acks.at(-1) === 4) return;
-        acks.push(JSON.parse(data.toString().split("\n")[0])[4]);
+        acks.push(JSON.parse(header)[4]);
         if (acks.at(-1) < 4) socket.send(`[${acks.at(-1) + 1},0,0,0,0,0,[]]\n{"type":"good"}`);
         else conn.close();
       });
       socket.send(GOOD);
     });
   };
-  const { server, url } = await listen(serve, { handleProtocols: pick });
+  const { server, seen, url } = await listen(serve, { handleProtocols: pick });
   const { conn } = open(url, { windowMessages: 4, beatMs: 60_000 });
-  const { phase } = await readAll(conn);
+  for await (const _ of conn.subscribe("good"));
+  const { phase } = await conn.ended;
+  while (seen.codes.length === 0) await sleep(5);
   server.close();
   globalThis.setTimeout = setTimeout;
-  say({ phase, acks });
-}
-
-async function readAll(conn) {
-  for await (const _ of conn.subscribe("good"));
-  return conn.ended;
+  say({ phase, acks, said });
 }
 
 /** Legal batches in which letters were changed: whatever is thrown is a breach of the protocol. */
@@ -321,4 +348,4 @@ async function noise() {
   say(counts);
 }
 
-await play({ noise, illegal, page, unable, welcomed, idle, held, bye, urgent, ends });
+await play({ noise, illegal, page, unable, welcomed, idle, held, bye, advice, urgent, ends });
