@@ -141,6 +141,15 @@ async def test_vectors() -> None:
     assert len(found) == len({each["name"] for each in found}) >= 88
 
 
+@requires("node")
+async def test_the_books() -> None:
+    """What is bounded, what is listed and what is voided, in a session without links."""
+    with trio.fail_after(LIMIT_S):
+        found = await results(script("books.js"))
+    assert [each for each in found if each["error"] is not None] == []
+    assert len(found) >= 23
+
+
 class Numbers:
     """Takes numbers, and gives as many."""
 
